@@ -1,0 +1,143 @@
+"""The `.sgt` format: codes <-> bytes, bounded, versioned, and with every damaged bit found. No torch.
+
+Integers are little-endian; a varint has 7 bits a byte, lowest first, in the shortest form. A CRC is CRC-32
+(zlib); it runs over the *codes* (as uint32, codebook after codebook), so that a damaged payload and a decoder
+that disagrees are one error. There are no holes and no bytes after the end. Version 1:
+
+Packet: short clips and images, at most 20 bytes beside the payload. The model knows the rest (channels,
+sample rate, hop, codebook sizes, strides): a packet is described without its model, and read
+only with its spec.
+
+    bytes   field         rule
+    2       magic         89 73
+    1       kind          version 1 in bits 5-7, coding in bits 2-4, modality in bits 0-1 (1 audio, 2 image)
+    4       stream id     its first 4 bytes
+    varint  extent        samples, or height and width: one varint per axis
+    varint  codebooks     how many are sent
+    varint  queries       per window
+    varint  window        positions, one varint per axis
+    ...     payload       exactly as long as the counts of the spec need
+    4       CRC           of all bytes before the payload, then the codes
+
+Container: header, chunks, index, trailer. Complete by itself; one chunk holds about 30 s and at least 4 KiB.
+
+    offset  bytes   header field    rule
+    0       8       magic           89 53 47 54 0D 0A 1A 0A; finds text-mode and 7-bit transfers (PNG's idea)
+    8       1, 1    major, minor    1, 0; a newer major is refused, a newer minor read
+    10      1, 1    flags           critical: an unknown bit is refused; optional: ignored
+    12      4       header bytes    with extras and CRC
+    16      1       modality        1 audio, 2 image
+    17      1       coding          0 fixed-width bits; all others are reserved and refused
+    18      2       codebooks       Q
+    20      16      stream id       what gives the codes their meaning (pretrained.stream_id)
+    36      8, 8    extent          samples, 0; or height, width
+    52      4       sample rate     Hz; 0 for images
+    56      4       channels
+    60      4, 4    hop             samples, 0; or pixels down, across
+    68      4, 4    window          positions, 0; or down, across
+    76      4       queries         per window
+    80      4       chunk positions in every chunk but the last; a multiple of every stride
+    84      4       chunks
+    88      8 Q     codebooks       size, stride: 4 bytes each
+    ...             extras          any number of: type 2 (top bit: refused if unknown), length 4, bytes
+    end-4   4       CRC             of the header before it
+
+    Chunk   "CHNK", payload bytes 4, sequence 4, positions 4, first position 8, CRC 4 (of the 24 bytes before
+            it, then the codes), payload. Token n of codebook q lies at position n x stride. Every chunk
+            starts afresh.
+    Index   per chunk: offset 8, first position 8, positions 4, payload bytes 4.
+    Trailer index offset 8, chunks 4, CRC of the index 4, first 8 bytes of SHA-256 of all codes in file order,
+            4 zero bytes, "SGTE".
+
+Payload, coding 0: `entropy.packing`. History: version 1 is the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .container import read_container, read_container_header, salvage_container, write_container
+from .header import BitstreamError, Header, Limits, Stream, same
+from .packet import MAGIC as PACKET_MAGIC
+from .packet import fits, read_packet, read_packet_header, write_packet
+from .spec import CodecSpec
+
+__all__ = ["BitstreamError", "Header", "Limits", "Stream", "read", "read_header", "salvage", "write"]
+
+_DEFAULT = Limits()
+_GEOMETRY = {"sample_rate": 52, "channels": 56, "hop": 60, "codebook_sizes": 88, "strides": 88}  # offsets
+
+
+def write(stream: Stream) -> bytes:
+    """The bytes of a stream: a packet if its payload is under 16 KiB and 20 bytes hold the rest.
+
+    Raises:
+        ValueError: If codes are missing, absent (-1) or outside their codebook, with the place of the first.
+    """
+    stream.check()
+    profile = stream.header.profile or ("packet" if fits(stream) else "container")
+    return write_packet(stream) if profile == "packet" else write_container(stream)
+
+
+def read_header(data: bytes, limits: Limits = _DEFAULT) -> Header:
+    """What the file says about itself, without a model; codes are not looked at.
+
+    Raises:
+        BitstreamError: If the header is damaged, of a newer version, or over a limit.
+    """
+    if data[:2] == PACKET_MAGIC:
+        return read_packet_header(data, limits)[0]
+    return read_container_header(data, limits)
+
+
+def read(
+    data: bytes, spec: CodecSpec | None = None, stream_id: bytes | None = None, limits: Limits = _DEFAULT
+) -> Stream:
+    """The codes of a file, each inside its codebook.
+
+    Args:
+        data: The whole file.
+        spec: The model's promises; a packet needs them, a container is compared with them.
+        stream_id: The model's identity, 16 bytes; a file of another model is refused.
+        limits: The most that the file may declare.
+
+    Raises:
+        BitstreamError: If a bit is damaged or missing, bytes follow the end, or another model wrote it.
+    """
+    header = read_header(data, limits)
+    _check_model(header, spec, stream_id)
+    if header.profile == "container":
+        return read_container(data, limits)
+    stream = read_packet(data, spec, limits)
+    return Stream(replace(stream.header, stream_id=stream_id or header.stream_id), stream.codes)
+
+
+def salvage(data: bytes, limits: Limits = _DEFAULT) -> Stream:
+    """What is left of a damaged container whose header is whole: every undamaged chunk, -1 elsewhere.
+
+    Raises:
+        BitstreamError: If the file is a packet, its header is damaged, or next to nothing of it is there.
+    """
+    if data[:2] == PACKET_MAGIC:
+        raise BitstreamError("byte 0: containers have chunks to salvage, got a packet, which has one CRC")
+    return salvage_container(data, limits)
+
+
+def _check_model(header: Header, spec: CodecSpec | None, stream_id: bytes | None) -> None:
+    packet, size = header.profile == "packet", len(header.stream_id)
+    if stream_id is not None and stream_id[:size] != header.stream_id:
+        raise BitstreamError(
+            f"byte {3 if packet else 20}: the file was written by model {header.stream_id.hex()}, this model "
+            f"is {stream_id[:size].hex()}; load the model that wrote it"
+        )
+    if spec is None:
+        return
+    same(2 if packet else 16, f"modality of {spec.name}", header.modality, spec.modality)
+    try:
+        spec.resolve(header.rate)
+    except ValueError as error:
+        raise BitstreamError(f"byte {7 if packet else 68}: {error}") from None
+    if not packet:
+        mine = header.with_spec(spec)
+        for name, offset in _GEOMETRY.items():
+            same(offset, f"{name} of {spec.name}", getattr(header, name), getattr(mine, name))

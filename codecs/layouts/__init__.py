@@ -1,0 +1,1 @@
+"""Tokens to the ids of a language model, and back: vocabulary.py, base.py, frames.py, then the members."""

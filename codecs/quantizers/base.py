@@ -1,0 +1,60 @@
+"""The contract of a quantizer: latents in, codes and latents out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Quantized(NamedTuple):
+    """What a quantizer gives to training.
+
+    ``latents`` ``[B, N, D]`` carry the value of the codes and a gradient for the encoder; ``streams`` is one int64
+    tensor ``[B, N_q]`` per codebook in use; ``losses`` are unweighted scalars by name.
+    """
+
+    latents: Tensor
+    streams: tuple[Tensor, ...]
+    losses: dict[str, Tensor]
+
+
+class Quantizer(nn.Module, ABC):
+    """Abstract base; members are final.
+
+    Laws, tested over all members: ``decode(encode(z))`` equals ``forward(z).latents`` in eval mode; encode and
+    decode change no state; arithmetic is float32 also under autocast; ties go to the lowest index; codes of one
+    position do not depend on others; ``-1`` contributes zero.
+    """
+
+    codebook_sizes: tuple[int, ...]
+    dim: int
+
+    @abstractmethod
+    def forward(
+        self, latents: Float[Tensor, "B N D"], codebooks: int | None = None, *, update: bool = True
+    ) -> Quantized:
+        """Quantize for training.
+
+        Args:
+            latents: Vectors to quantize.
+            codebooks: How many codebooks to use, None for all.
+            update: Whether codebook statistics may learn from this pass; only ever in training mode.
+        """
+
+    @abstractmethod
+    def encode(self, latents: Float[Tensor, "B N D"], codebooks: int | None = None) -> tuple[Tensor, ...]:
+        """One int64 stream ``[B, N_q]`` per codebook."""
+
+    @abstractmethod
+    def decode(self, streams: Sequence[Tensor]) -> Float[Tensor, "B N D"]:
+        """Latents of the streams, of the first ``len(streams)`` codebooks; ``-1`` contributes zero."""
+
+
+def float32(latents: Tensor) -> Tensor:
+    """Latents in float32 (float64 stays): half precision flips codes."""
+    return latents if latents.dtype == torch.float64 else latents.float()

@@ -1,0 +1,229 @@
+"""What a codec can say (`CodecSpec`) and at which operating point it says it (`Rate`). No torch.
+
+Padding, token counts and bit counts are computed here and nowhere else: encoder, layout and bitstream ask the spec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from typing import Any, Literal
+
+Extent = tuple[int, ...]  # samples of a signal, (T,), or pixels of an image, (height, width); without padding
+LOUDEST = 8.0  # a signal beyond this is not in [-1, 1] by any reading (integers, or a broken file)
+
+
+def _positive(name: str, value: object, least: int = 1) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """The operating point of one encoding; travels from the API into file headers and language-model prefixes.
+
+    None means "as much as the codec has": all codebooks, all queries, its default window.
+
+    Args:
+        codebooks: How many codebooks are sent; a prefix of the codec's.
+        queries: How many queries per window are sent; a prefix of the codec's.
+        window: Positions per window along each axis, one of ``CodecSpec.windows``.
+    """
+
+    codebooks: int | None = None
+    queries: int | None = None
+    window: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecSpec:
+    """The promises of one codec; stored in ``spec.json``, its digest in every file.
+
+    Args:
+        name: The model's name.
+        modality: "audio" (extent ``(samples,)``) or "image" (extent ``(height, width)``).
+        channels: Signal channels C.
+        sample_rate: Hz for audio, None for images.
+        hop: Samples or pixels per position, along each axis.
+        windows: Positions per query window along each axis; the first is the default, all are trained.
+        queries: Queries of one window, so tokens per window and codebook. A codec without queries has
+            windows of one position and one query.
+        codebook_sizes: Codes K of each of the Q codebooks.
+        strides: Positions of the token sequence per token of codebook q; all 1 unless codebooks run at
+            different rates (SNAC).
+        latent_dim: Width D of what the quantizer reads.
+        causal: True when the tokens of a prefix are a prefix of the tokens.
+        lookahead: Samples after its window that a token depends on; 0 when causal.
+    """
+
+    name: str
+    modality: Literal["audio", "image"]
+    channels: int
+    sample_rate: int | None
+    hop: tuple[int, ...]
+    codebook_sizes: tuple[int, ...]
+    latent_dim: int
+    windows: tuple[tuple[int, ...], ...] = ()
+    queries: int = 1
+    strides: tuple[int, ...] = ()
+    causal: bool = False
+    lookahead: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for fields that contradict each other."""
+        axes = {"audio": 1, "image": 2}.get(self.modality)
+        if axes is None:
+            raise ValueError(f'modality must be "audio" or "image", got {self.modality!r}')
+        if not self.windows:
+            object.__setattr__(self, "windows", ((1,) * axes,))
+        if not self.strides:
+            object.__setattr__(self, "strides", (1,) * len(self.codebook_sizes))
+        for name in ("channels", "queries", "latent_dim"):
+            _positive(name, getattr(self, name))
+        for size in self.codebook_sizes:
+            _positive("a codebook size", size, 2)
+        if not self.codebook_sizes or len(self.strides) != len(self.codebook_sizes):
+            raise ValueError(
+                f"one stride per codebook: {len(self.codebook_sizes)} codebooks, {len(self.strides)} strides"
+            )
+        for stride in self.strides:
+            _positive("a stride", stride)
+        for steps in (self.hop, *self.windows):
+            if len(steps) != axes:
+                raise ValueError(f"{self.modality} has {axes} axes, got {steps}")
+            for step in steps:
+                _positive("a hop or window", step)
+        if (self.modality == "audio") != (self.sample_rate is not None):
+            raise ValueError(f"audio has a sample rate and an image has none, got {self.sample_rate}")
+        if self.sample_rate is not None:
+            _positive("sample_rate", self.sample_rate)
+        _positive("lookahead", self.lookahead, 0)
+        if self.causal and self.lookahead:
+            raise ValueError(f"a causal codec looks 0 samples ahead, got lookahead={self.lookahead}")
+
+    # -- rates -------------------------------------------------------------------------------------------
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks Q."""
+        return len(self.codebook_sizes)
+
+    def resolve(self, rate: Rate | None = None) -> Rate:
+        """The same rate with every None replaced by this codec's default.
+
+        Raises:
+            ValueError: If the codec cannot run at that rate.
+        """
+        rate = rate or Rate()
+        codebooks = self.num_codebooks if rate.codebooks is None else rate.codebooks
+        queries = self.queries if rate.queries is None else rate.queries
+        window = self.windows[0] if rate.window is None else tuple(rate.window)
+        for name, value, most in (("codebooks", codebooks, self.num_codebooks), ("queries", queries, self.queries)):
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(f"{self.name} has 1 to {most} {name}, got {value!r}")
+        if window not in self.windows:
+            raise ValueError(f"{self.name} was trained with windows {self.windows}, got {window}")
+        return Rate(codebooks=codebooks, queries=queries, window=window)
+
+    @property
+    def frame_rate(self) -> Fraction:
+        """Positions per second (Hz), exact."""
+        if self.sample_rate is None:
+            raise ValueError(f"{self.name} is an image codec and has no frame rate")
+        return Fraction(self.sample_rate, self.hop[0])
+
+    def token_rate(self, rate: Rate | None = None) -> float:
+        """Tokens per second over all codebooks in use."""
+        rate = self.resolve(rate)
+        assert rate.window and rate.queries
+        per_position = sum(1 / stride for stride in self.strides[: rate.codebooks])
+        return float(self.frame_rate) * rate.queries / rate.window[0] * per_position
+
+    def nominal_bits_per_second(self, rate: Rate | None = None) -> float:
+        """Bits per second at log2 K bits a token, before any entropy coding or container."""
+        rate = self.resolve(rate)
+        assert rate.window and rate.queries
+        bits = sum(
+            math.log2(size) / stride
+            for size, stride in zip(self.codebook_sizes[: rate.codebooks], self.strides, strict=False)
+        )
+        return float(self.frame_rate) * rate.queries / rate.window[0] * bits
+
+    # -- extents -----------------------------------------------------------------------------------------
+
+    def step(self, rate: Rate | None = None) -> Extent:
+        """Samples or pixels per window along each axis; padded extents are multiples of it."""
+        window = self.resolve(rate).window
+        assert window
+        return tuple(hop * size for hop, size in zip(self.hop, window, strict=True))
+
+    def grid(self, extent: Extent, rate: Rate | None = None) -> Extent:
+        """Windows along each axis that cover the extent."""
+        self.check_extent(extent)
+        return tuple((size + step - 1) // step for size, step in zip(extent, self.step(rate), strict=True))
+
+    def padded(self, extent: Extent, rate: Rate | None = None) -> Extent:
+        """The extent rounded up to whole windows."""
+        return tuple(
+            count * step for count, step in zip(self.grid(extent, rate), self.step(rate), strict=True)
+        )
+
+    def check_extent(self, extent: Extent) -> None:
+        """Raise ValueError unless the extent has this modality's axes and no negative size.
+
+        Zero samples of audio are legal (zero tokens); an image has at least one pixel.
+        """
+        least = 0 if self.modality == "audio" else 1
+        if len(extent) != len(self.hop) or any(size < least for size in extent):
+            raise ValueError(f"{self.name} takes {len(self.hop)} axes of at least {least}, got extent {extent}")
+
+    def positions(self, extent: Extent, rate: Rate | None = None) -> int:
+        """Latent positions N of a signal: windows x queries."""
+        queries = self.resolve(rate).queries
+        assert queries
+        return math.prod(self.grid(extent, rate)) * queries
+
+    def token_counts(self, extent: Extent, rate: Rate | None = None) -> tuple[int, ...]:
+        """Tokens of each codebook in use."""
+        positions = self.positions(extent, rate)
+        return tuple(-(-positions // stride) for stride in self.strides[: self.resolve(rate).codebooks])
+
+    def bits(self, extent: Extent, rate: Rate | None = None) -> int:
+        """Bits of a signal when every code takes ceil(log2 K) bits."""
+        counts = self.token_counts(extent, rate)
+        return sum(
+            count * (size - 1).bit_length() for count, size in zip(counts, self.codebook_sizes, strict=False)
+        )
+
+    # -- data --------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CodecSpec:
+        """A spec from JSON values.
+
+        Raises:
+            ValueError: If a field is unknown, missing or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"a codec spec has no field {unknown[0]!r}")
+        values = dict(values)
+        try:
+            for name in ("hop", "codebook_sizes", "strides"):
+                values[name] = tuple(values.get(name, ()))
+            values["windows"] = tuple(tuple(window) for window in values.get("windows", ()))
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"a codec spec is incomplete: {error}") from None
+
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical JSON, without the name: what gives extents and codes their shape."""
+        values = asdict(replace(self, name=""))
+        return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()

@@ -1,0 +1,223 @@
+"""The `sigtok` command; heavy imports wait until one of its commands runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, NoReturn
+
+from .exits import IO, MEANINGS, STOPPED, USAGE, Stopped, one_line, say, say_error
+
+COMMANDS = {
+    "encode": "transcode",
+    "decode": "transcode",
+    "tokens": "transcode",
+    "info": "information",
+    "evaluate": "report",
+    "export": "ship",
+}  # command: the module of ours that has a function of that name
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code.
+
+    Raises:
+        SystemExit: After ``--help`` and ``--version``, and with code 2 if the command line is wrong.
+    """
+    args = parser().parse_args(arguments)
+    args.line = ["sigtok", *(sys.argv[1:] if arguments is None else arguments)]
+    try:
+        with _stopped_by_signals(), _without_warnings():
+            code = _command(args.command)(args)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError as error:  # the reader of standard output has gone: it knows
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return say_error(error) if os.environ.get("SIGTOK_TRACEBACK") else IO
+    except Stopped as error:
+        say(f"stopped by {error}; every file that was written is whole; run it again")
+        return STOPPED
+    except Exception as error:
+        return say_error(error)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    codes = ", ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items())
+    top = _Parser(
+        prog="sigtok",
+        description="Signals to tokens: learned audio and image codecs.",
+        epilog=f"Exit codes: {codes}. SIGTOK_TRACEBACK=1 adds the traceback to an error.",
+    )
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    encode = commands.add_parser("encode", help="sounds or pictures to .sgt files")
+    encode.add_argument("inputs", nargs="+", metavar="IN", help="files, folders, or - for standard input")
+    _add_model(encode, required=True)
+    _add_output(encode, "OUT.sgt")
+    _add_rate(encode, _count)
+    _add_downmix(encode)
+
+    decode = commands.add_parser("decode", help=".sgt files to sounds or pictures")
+    decode.add_argument("inputs", nargs="+", metavar="IN.sgt", help="files, folders, or - for standard input")
+    _add_model(decode, required=False)
+    _add_output(decode, "OUT.wav|.png")
+
+    tokens = commands.add_parser(
+        "tokens", help="the codes of a sound, picture or .sgt file, on standard output"
+    )
+    tokens.add_argument("input", metavar="IN", help="a file, or - for standard input")
+    _add_model(tokens, required=True)
+    _add_rate(tokens, _count)
+    _add_downmix(tokens)
+    tokens.add_argument(
+        "--npy", action="store_true", help="a .npy file, int64 [codebooks, positions]; else JSON"
+    )
+
+    info = commands.add_parser("info", help="what a model or .sgt file says about itself")
+    info.add_argument("subject", nargs="?", metavar="MODEL_OR_FILE", help="default: every bundled model")
+    _add_model(info, required=False)
+    info.add_argument("--json", action="store_true", help="as JSON")
+
+    evaluate = commands.add_parser("evaluate", help="rate, quality and speed of a model over files")
+    evaluate.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
+    evaluate.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or CSV manifests")
+    evaluate.add_argument(
+        "--json", metavar="OUT", help="write every row and where it comes from; - for stdout"
+    )
+    evaluate.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="COLUMN=VALUE",
+        help="rows of a manifest; repeatable",
+    )
+    _add_rate(evaluate, _counts)
+    _add_downmix(evaluate)
+
+    export = commands.add_parser("export", help="a model in another format")
+    formats = export.add_subparsers(dest="format", required=True, metavar="FORMAT", parser_class=_Parser)
+    onnx = formats.add_parser("onnx", help="ONNX graphs that give the same codes, checked")
+    onnx.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
+    onnx.add_argument("folder", metavar="DIR", help="made if missing")
+    onnx.add_argument(
+        "--trials", type=_count, default=50, metavar="N", help="signals to compare (default: 50)"
+    )
+    _add_rate(onnx, _count)
+
+    for command in (encode, decode, tokens, evaluate):
+        command.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
+    return top
+
+
+def _add_model(command: argparse.ArgumentParser, required: bool) -> None:
+    default = "" if required else " (default: the bundled model that wrote the file)"
+    command.add_argument(
+        "-m",
+        "--model",
+        required=required,
+        metavar="MODEL",
+        help=f"a bundled model or a model folder{default}",
+    )
+
+
+def _add_output(command: argparse.ArgumentParser, name: str) -> None:
+    text = "a file, replaced if there is one; a folder for several inputs; - for standard output"
+    command.add_argument("-o", "--output", required=True, metavar=name, help=text)
+
+
+def _add_rate(command: argparse.ArgumentParser, kind: Callable[[str], Any]) -> None:
+    several = " (several: 1,3,8)" if kind is _counts else ""
+    command.add_argument(
+        "--codebooks", type=kind, metavar="Q", help=f"how many are used; default: all{several}"
+    )
+    command.add_argument(
+        "--queries", type=kind, metavar="K", help=f"tokens per window; default: all{several}"
+    )
+
+
+def _add_downmix(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--downmix", action="store_true", help="average stereo if the model takes one channel"
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"a count is 1 or more, got {text!r}")
+    return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    column, equals, value = text.partition("=")
+    if not column or not equals:
+        raise argparse.ArgumentTypeError(f"a condition is COLUMN=VALUE, got {text!r}")
+    return column, value
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    return getattr(import_module(f"{__package__}.{COMMANDS[name]}"), name)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors of the command line in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"sigtok: {one_line(message)}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"sigtok {version('sigtok')}")
+        parser.exit()
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Signals end the command as an error does, so that nothing half written stays."""
+
+    def stop(number: int, _: Any) -> NoReturn:
+        raise Stopped(signal.Signals(number).name)
+
+    here = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in SIGNALS if here and hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    heard = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup
+    for number in heard:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Those of the libraries below are none of the user's business; ours are told as lines."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""Rate, quality and speed of a codec over files; the rate is that of the bytes on disk."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigtok.codecs.codec import Codec
+from sigtok.codecs.files import compress, decompress, tokens_from_bytes
+from sigtok.codecs.metrics.audio import mel_distance, si_sdr, stoi
+from sigtok.codecs.metrics.codes import CodeCounts
+from sigtok.codecs.metrics.image import ms_ssim, psnr, ssim
+from sigtok.codecs.pretrained import stream_id
+from sigtok.codecs.spec import Rate
+from sigtok.codecs.tokens import Tokens
+
+from .inputs import Reader
+
+Row = dict[str, Any]
+Metric = Callable[[Tensor, Tensor, int], float]  # reconstruction and reference, [1, C, *extent]; Hz
+
+
+def _of_voices(extended: bool) -> Metric:
+    """(E)STOI, the mean over channels."""
+
+    def measure(reconstruction: Tensor, reference: Tensor, sample_rate: int) -> float:
+        pairs = zip(reconstruction[0], reference[0], strict=True)
+        return float(np.mean([stoi(*pair, sample_rate, extended) for pair in pairs]))
+
+    return measure
+
+
+METRICS: dict[str, dict[str, Metric]] = {
+    "audio": {
+        "mel_distance": mel_distance,
+        "si_sdr": lambda reconstruction, reference, _: si_sdr(reconstruction, reference),
+        "stoi": _of_voices(extended=False),
+        "estoi": _of_voices(extended=True),
+    },
+    "image": {
+        "psnr": lambda reconstruction, reference, _: psnr(reconstruction, reference),
+        "ssim": lambda reconstruction, reference, _: ssim(reconstruction, reference),
+        "ms_ssim": lambda reconstruction, reference, _: ms_ssim(reconstruction, reference),
+    },
+}
+RESAMPLINGS = 1000  # of the bootstrap
+
+
+class Trip(NamedTuple):
+    """A signal on its way through a file and back.
+
+    Args:
+        reconstruction: float32 ``[C, *extent]``.
+        tokens: What the file says.
+        bytes: Of the file on disk.
+        encode_seconds: From signal to file.
+        decode_seconds: From file to signal.
+    """
+
+    reconstruction: Tensor
+    tokens: Tokens
+    bytes: int
+    encode_seconds: float
+    decode_seconds: float
+
+
+def round_trip(codec: Codec, signal: Tensor, rate: Rate, file: Path) -> Trip:
+    """Encode a signal ``[C, *extent]`` into a file and decode it from there, with the clock running."""
+    start = perf_counter()
+    file.write_bytes(compress(codec, signal[None], rate))
+    middle = perf_counter()
+    reconstruction = decompress(codec, data := file.read_bytes())[0].cpu()
+    end = perf_counter()
+    tokens = tokens_from_bytes(data, codec.spec, codec.stream_id or stream_id(codec))
+    return Trip(reconstruction, tokens, file.stat().st_size, middle - start, end - middle)
+
+
+class Evaluation:
+    """One codec at one rate over any number of files.
+
+    Args:
+        codec: Any codec.
+        rate: The operating point; None for all that the codec has.
+        reader: Of the files; None for one that mixes nothing down and warns of what it resamples.
+
+    ``rows`` has one dict per file: ``file``, ``seconds`` or ``pixels``, ``bytes``, ``tokens``,
+    ``bits_per_second`` or ``bits_per_pixel``, ``encode_seconds``, ``decode_seconds``, every metric, and under
+    ``not_computed`` the reason for each that is None.
+    """
+
+    def __init__(self, codec: Codec, rate: Rate | None = None, reader: Reader | None = None) -> None:
+        self.codec, self.rate = codec, codec.spec.resolve(rate)
+        self.reader = reader or Reader(codec.spec)
+        self.counts = CodeCounts(codec.spec.codebook_sizes)
+        self.rows: list[Row] = []
+
+    def measure(self, path: str | os.PathLike[str]) -> Row:
+        """The row of one more file.
+
+        Raises:
+            ValueError: If the codec does not take the file.
+        """
+        signal = self.reader.read(path)
+        with tempfile.TemporaryDirectory(prefix="sigtok") as folder:
+            if not self.rows:
+                self._warm_up(Path(folder) / "warm.sgt")
+            trip = round_trip(self.codec, signal, self.rate, Path(folder) / "file.sgt")
+        row = {"file": os.fspath(path), **measured(self.codec, signal, trip)}
+        self.counts.add(trip.tokens.streams)
+        self.rows.append(row)
+        return row
+
+    def summary(self) -> Row:
+        """The set in one row: totals, rates by duration or area, means of metrics, use of codebooks.
+
+        ``bits_per_second`` is all bits over all seconds. A metric has the ``mean`` over the ``files``
+        that have it and a 95 % interval of that mean, ``low`` to ``high``, from bootstrap over files.
+        """
+        return {
+            "codebooks": self.rate.codebooks,
+            "queries": self.rate.queries,
+            "window": list(self.rate.window or ()),
+            **_totals(self.rows),
+            **{name: _interval(self.rows, name) for name in METRICS[self.codec.spec.modality]},
+            "codes": self.counts.summary(),
+        }
+
+    def _warm_up(self, file: Path) -> None:
+        """One window through the codec: the first call is slower than all others."""
+        window = self.codec.spec.step(self.rate)
+        round_trip(self.codec, torch.zeros(self.codec.spec.channels, *window), self.rate, file)
+
+
+def evaluate(codec: Codec, paths: Sequence[str | os.PathLike[str]], rate: Rate | None = None) -> list[Row]:
+    """Rate, quality and speed of a codec for each of some files; see `Evaluation` for sums over them.
+
+    Raises:
+        ValueError: If the codec does not take a file, or has no such rate.
+    """
+    evaluation = Evaluation(codec, rate)
+    return [evaluation.measure(path) for path in paths]
+
+
+def measured(codec: Codec, signal: Tensor, trip: Trip) -> Row:
+    """What can be said about a signal ``[C, *extent]`` and its trip."""
+    spec, bits, extent = codec.spec, 8 * trip.bytes, signal.shape[1:]
+    row: Row = {"tokens": sum(stream.numel() for stream in trip.tokens.streams), "bytes": trip.bytes}
+    times = {"encode_seconds": trip.encode_seconds, "decode_seconds": trip.decode_seconds}
+    if spec.sample_rate is not None:
+        seconds = extent[0] / spec.sample_rate
+        row |= {"seconds": seconds, "bits_per_second": bits / seconds if seconds else None, **times}
+    else:
+        pixels = math.prod(extent)
+        row |= {"pixels": pixels, "bits_per_pixel": bits / pixels, **times}
+    quality, reasons = distances(trip.reconstruction, signal, spec.modality, spec.sample_rate or 0)
+    return row | quality | ({"not_computed": reasons} if reasons else {})
+
+
+def distances(
+    reconstruction: Tensor, reference: Tensor, modality: str, sample_rate: int
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Every metric of a pair ``[C, *extent]``, None where it says nothing; and why."""
+    values: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    for name, metric in METRICS[modality].items():
+        try:
+            if not reference.numel():
+                raise ValueError("the file is empty")
+            value = metric(reconstruction[None], reference[None], sample_rate)
+            if not math.isfinite(value):
+                raise ValueError(f"it is {value}; both signals are equal" if value > 0 else f"it is {value}")
+            values[name] = value
+        except ValueError as error:
+            values[name], reasons[name] = None, str(error)
+    return values, reasons
+
+
+def _totals(rows: Sequence[Mapping[str, Any]]) -> Row:
+    kind = "pixels" if rows and "pixels" in rows[0] else "seconds"
+    names = ("tokens", "bytes", kind, "encode_seconds", "decode_seconds")
+    totals: Row = {"files": len(rows)} | {name: sum(row[name] for row in rows) for name in names}
+    size, bits = totals[kind], 8 * totals["bytes"]
+    unit, speed = (
+        ("bits_per_pixel", "megapixels_per_second")
+        if kind == "pixels"
+        else ("bits_per_second", "x_real_time")
+    )
+    totals[unit] = bits / size if size else None
+    for way in ("encode", "decode"):
+        elapsed = totals[f"{way}_seconds"] * (1e6 if kind == "pixels" else 1)
+        totals[f"{way}_{speed}"] = size / elapsed if elapsed else None
+    return totals
+
+
+def _interval(rows: Sequence[Mapping[str, Any]], name: str) -> Row:
+    """Mean of a metric over the rows that have it, and the 95 % interval of that mean by bootstrap."""
+    values = np.array([row[name] for row in rows if row[name] is not None])
+    if not len(values):
+        return {"mean": None, "low": None, "high": None, "files": 0}
+    dice = np.random.default_rng(0)
+    means = [values[dice.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLINGS)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high), "files": len(values)}

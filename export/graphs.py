@@ -1,0 +1,149 @@
+"""The modules that become ONNX graphs: signal to dense codes, dense codes to signal.
+
+Whole windows at once, real arithmetic, no loop and no branch: batch and extent stay symbols. `runtime` documents names and shapes.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnxscript.optimizer
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from sigtok.codecs.codec import Codec, pad_to
+from sigtok.codecs.spec import Rate
+
+from .runtime import NAMES
+
+OPSET = 18
+CONTROL_FLOW = {"Loop", "If", "Scan", "SequenceMap"}
+LARGEST = 2**31 - 1  # bytes of one ONNX file
+_FOLDED = 2**24  # elements: tables of positions become constants, so that no graph computes them
+
+
+class EncodeGraph(nn.Module):
+    """A signal of any extent to its codes, int64 ``[B, Q, N]``, or ``[B, Q, rows, columns, queries]`` of an image.
+
+    Args:
+        codec: The codec.
+        rate: The operating point; None for all that the codec has.
+    """
+
+    def __init__(self, codec: Codec, rate: Rate | None = None) -> None:
+        super().__init__()
+        self.codec, self.rate = _dense(codec), codec.spec.resolve(rate)
+        self.names = NAMES[codec.spec.modality][:2]
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """Codes of a batch of signals of one extent."""
+        spec, extent = self.codec.spec, tuple(signal.shape[2:])
+        latents = self.codec.encoder(pad_to(signal, spec.padded(extent, self.rate)), self.rate)
+        codes = torch.stack(self.codec.quantizer.encode(latents, self.rate.codebooks), dim=1)
+        if spec.modality == "audio":
+            return codes
+        return codes.reshape(*codes.shape[:2], *spec.grid(extent, self.rate), self.rate.queries)
+
+    def example(self) -> tuple[Tensor, dict[int, Dim]]:
+        """An input and its symbolic axes."""
+        spec = self.codec.spec
+        extent = tuple(2 * step + step // 2 for step in spec.step(self.rate))
+        axes = ("num_samples",) if spec.modality == "audio" else ("height", "width")
+        names = {0: Dim("batch"), **{axis + 2: Dim(name) for axis, name in enumerate(axes)}}
+        return torch.zeros(2, spec.channels, *extent), names
+
+
+class DecodeGraph(nn.Module):
+    """Codes as `EncodeGraph` gives them to the signal of whole windows, clamped to [-1, 1]; -1 adds nothing.
+
+    Arguments as `EncodeGraph`.
+    """
+
+    def __init__(self, codec: Codec, rate: Rate | None = None) -> None:
+        super().__init__()
+        self.codec, self.rate = _dense(codec), codec.spec.resolve(rate)
+        self.names = NAMES[codec.spec.modality][1:]
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """The signals of a batch of codes."""
+        steps = self.codec.spec.step(self.rate)
+        grid = codes.shape[2:4] if len(steps) == 2 else (codes.shape[2] // self.rate.queries,)
+        extent = tuple(count * step for count, step in zip(grid, steps, strict=True))
+        latents = self.codec.quantizer.decode(codes.flatten(2).unbind(1))
+        return self.codec.decoder(latents, extent, self.rate).clamp(-1, 1)
+
+    def example(self) -> tuple[Tensor, dict[int, Dim]]:
+        """An input and its symbolic axes."""
+        queries, books = self.rate.queries, self.rate.codebooks
+        if self.codec.spec.modality == "image":
+            shape, names = (3, 2, queries), {2: Dim("rows"), 3: Dim("columns")}
+        else:
+            whole = Dim("num_tokens") if queries == 1 else queries * Dim("num_windows")
+            shape, names = (3 * queries,), {2: whole}
+        return torch.zeros(2, books, *shape, dtype=torch.int64), {0: Dim("batch"), **names}
+
+
+@torch.no_grad()
+def to_onnx(graph: EncodeGraph | DecodeGraph, properties: dict[str, str]) -> bytes:
+    """The ONNX file of a graph on the CPU, weights inside.
+
+    Args:
+        graph: The module.
+        properties: Metadata of the file.
+
+    Raises:
+        ValueError: If the file has more than 2 GB, a batch or extent is frozen, or it needs more than ONNX's own
+            operators without control flow.
+    """
+    example, axes = graph.example()
+    program = torch.onnx.export(
+        graph.eval(),
+        (example,),
+        dynamo=True,
+        dynamic_shapes=(axes,),
+        input_names=graph.names[:1],
+        output_names=graph.names[1:],
+        opset_version=OPSET,
+        verbose=False,
+    )
+    onnxscript.optimizer.optimize_ir(program.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
+    model = program.model_proto
+    if model.ByteSize() > LARGEST:
+        raise ValueError(
+            f"an ONNX file has at most {LARGEST} bytes, got {model.ByteSize()}; use a smaller codec"
+        )
+    _check(model, axes)
+    _clean(model)
+    onnx.helper.set_model_props(model, properties)
+    return model.SerializeToString(deterministic=True)
+
+
+def _dense(codec: Codec) -> Codec:
+    if len(set(codec.spec.strides)) != 1:
+        raise ValueError(
+            f"a graph has dense codes, the codebooks of {codec.spec.name} run at strides {codec.spec.strides}"
+        )
+    return codec
+
+
+def _check(model: onnx.ModelProto, axes: dict[int, Dim]) -> None:
+    """Nothing is frozen, and any runtime can run it."""
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    if frozen := [axis for axis in axes if not shape[axis].dim_param]:
+        raise ValueError(
+            f"axes {frozen} should be symbols, tracing froze them at {[shape[a].dim_value for a in frozen]}"
+        )
+    used = {node.op_type for node in model.graph.node}
+    domains = {entry.domain for entry in model.opset_import}
+    if used & CONTROL_FLOW or domains != {""} or model.functions:
+        raise ValueError(
+            f"a graph is ONNX without {sorted(CONTROL_FLOW)}, got {sorted(used)} of domains {domains}"
+        )
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Without the traces of the machine that exported it."""
+    for item in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    del model.graph.metadata_props[:]

@@ -1,0 +1,112 @@
+"""What a model or a file says about itself: `sigtok info`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from argparse import Namespace
+from typing import Any
+
+from sigtok.codecs.bitstream import Header, read
+from sigtok.codecs.pretrained import bundled
+from sigtok.codecs.spec import CodecSpec, Rate
+
+from .exits import DATA, GOOD, Failure, located
+from .released import is_sgt, plain, read_file, record_of, writer_of
+from .tables import columns
+
+
+def info(args: Namespace) -> int:
+    """Print about a model or file; about every bundled model if none is named."""
+    names = [args.subject] if args.subject else list(bundled())
+    records = [_of_file(name, args.model) if _is_file(name) else _of_model(name) for name in names]
+    if args.json:
+        print(json.dumps(records[0] if args.subject else records, indent=2))
+    else:
+        print("\n\n".join(_text(record) for record in records) or "there are no bundled models")
+    return GOOD
+
+
+def _is_file(name: str) -> bool:
+    return name not in bundled() and os.path.isfile(name) and (name.endswith(".sgt") or is_sgt(name))
+
+
+def _of_model(name: str) -> dict[str, Any]:
+    record = record_of(name)
+    spec = CodecSpec.from_dict(record["spec"])
+    return {"model": name, **record, "rates": [_rate(spec, rate) for rate in operating_points(spec)]}
+
+
+def _of_file(path: str, model: str | None) -> dict[str, Any]:
+    try:
+        return _record(path, *read_file(path), model)
+    except ValueError as error:
+        raise Failure(DATA, located(path, str(error))) from error
+
+
+def _record(path: str, data: bytes, header: Header, model: str | None) -> dict[str, Any]:
+    """What a file says, and whether its codes are whole; a packet needs its model for that."""
+    name = model or writer_of(header)
+    about = record_of(name) if name else None
+    spec = CodecSpec.from_dict(about["spec"]) if about else None
+    whole = spec is not None or header.profile == "container"
+    record = {"file": path, "bytes": len(data), "model": name, **plain(header), "checked": whole}
+    if whole:
+        stream = read(data, spec, bytes.fromhex(about["stream_id"]) if about else None)
+        record["tokens"] = sum(len(codes) for codes in stream.codes)
+        header = stream.header
+    if header.sample_rate:
+        record |= {"sample_rate": header.sample_rate, "seconds": header.extent[0] / header.sample_rate}
+        if header.extent[0]:
+            record["bits_per_second"] = 8 * record["bytes"] / record["seconds"]
+    if header.modality == "image":
+        record["bits_per_pixel"] = 8 * record["bytes"] / math.prod(header.extent)
+    return record
+
+
+def operating_points(spec: CodecSpec) -> list[Rate]:
+    """Every number of codebooks, or powers of two of queries if there is one codebook."""
+    if spec.num_codebooks > 1:
+        return [spec.resolve(Rate(codebooks=count)) for count in range(1, spec.num_codebooks + 1)]
+    halvings = range(min(6, spec.queries.bit_length() - 1), -1, -1)
+    return [spec.resolve(Rate(queries=spec.queries >> halving)) for halving in halvings]
+
+
+def _rate(spec: CodecSpec, rate: Rate) -> dict[str, Any]:
+    values: dict[str, Any] = {"codebooks": rate.codebooks, "queries": rate.queries}
+    if spec.modality == "audio":
+        values["tokens_per_second"] = round(spec.token_rate(rate), 3)
+        values["nominal_bits_per_second"] = round(spec.nominal_bits_per_second(rate), 1)
+    else:
+        window = spec.step(rate)
+        values["tokens_per_window"] = sum(spec.token_counts(window, rate))
+        values["nominal_bits_per_pixel"] = round(spec.bits(window, rate) / math.prod(window), 5)
+    return values
+
+
+def _text(record: dict[str, Any]) -> str:
+    """Names and values in two columns, operating points as a table."""
+    lines = []
+    for name, value in _flat(record).items():
+        lines.append(f"{name:<22} {value}")
+    if rates := record.get("rates"):
+        lines += ["", columns(list(rates[0]), [[f"{value:g}" for value in rate.values()] for rate in rates])]
+    return "\n".join(lines)
+
+
+def _flat(record: dict[str, Any]) -> dict[str, str]:
+    hidden = ("format", "arguments", "rates", "weights_sha256")
+    flat: dict[str, str] = {}
+    for name, value in record.items():
+        if isinstance(value, dict) and name not in hidden:
+            flat |= {inner: _value(found) for inner, found in value.items()}
+        elif name not in hidden:
+            flat[name] = _value(value)
+    return flat
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, (list, dict)):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,169 @@
+"""Which model: by name, by folder, or by the identity that a file carries; checkpoints are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sigtok.codecs.bitstream import BitstreamError, Header, Limits, read_header
+from sigtok.codecs.codec import Codec
+from sigtok.codecs.pretrained import bundled, describe, load
+from sigtok.codecs.spec import CodecSpec, Rate
+
+from .exits import DATA, UNTRUSTED, USAGE, Failure, located
+
+MAGIC = (b"\x89s", b"\x89S")  # packets, containers
+CHECKPOINTS = frozenset({".ckpt", ".pt", ".pth", ".pkl", ".bin"})
+FILE_BYTES = Limits().tokens * 4  # no file within the limits is larger
+
+
+def check_model(name: str) -> None:
+    """Raise Failure unless the name is a bundled model or a folder, and not one of checkpoints."""
+    if name in bundled():
+        return
+    path = Path(name)
+    if not path.exists():
+        known = ", ".join(bundled()) or "none"
+        raise Failure(USAGE, f"{name}: there is no such model or folder; bundled models: {known}")
+    inside = [path] if path.is_file() else sorted(path.iterdir())
+    if not (path / "spec.json").exists() and any(file.suffix in CHECKPOINTS for file in inside):
+        raise Failure(
+            UNTRUSTED,
+            f"{name}: a model is a folder of spec.json and model.safetensors, got a checkpoint, which can "
+            f"run code when it is loaded; export it where it was trained",
+        )
+    if path.is_file():
+        raise Failure(USAGE, f"{name}: a model is a folder, got a file; name the folder that holds spec.json")
+
+
+def open_model(name: str, device: str = "cpu") -> Codec:
+    """The codec of a name or folder.
+
+    Raises:
+        Failure: If there is none, its folder is damaged, or the device is not there.
+    """
+    check_model(name)
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise Failure(USAGE, f"--device {device}: is not available here ({reason}); use cpu") from error
+    with _named(name):
+        return load(name, chosen)
+
+
+def spec_of(name: str) -> CodecSpec:
+    """What a model promises, without its weights."""
+    return CodecSpec.from_dict(record_of(name)["spec"])
+
+
+def record_of(name: str) -> dict[str, Any]:
+    """The ``spec.json`` of a model."""
+    check_model(name)
+    with _named(name):
+        return describe(name)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors that begin with the model."""
+    try:
+        yield
+    except ValueError as error:
+        raise Failure(DATA, located(name, str(error))) from error
+
+
+def resolve(spec: CodecSpec, codebooks: int | None, queries: int | None) -> Rate:
+    """The operating point that the command line asks for.
+
+    Raises:
+        Failure: If the model has no such rate.
+    """
+    try:
+        return spec.resolve(Rate(codebooks=codebooks, queries=queries))
+    except ValueError as error:
+        raise Failure(USAGE, f"{error}; choose a rate that it has") from error
+
+
+def is_sgt(path: str) -> bool:
+    """Whether a file begins as ``.sgt`` files do."""
+    with open(path, "rb") as file:
+        return file.read(2) in MAGIC
+
+
+def read_file(path: str) -> tuple[bytes, Header]:
+    """The bytes of an ``.sgt`` file, and its header.
+
+    Raises:
+        BitstreamError: If it is another kind of file, or its header is damaged.
+    """
+    with open(path, "rb") as file:
+        head = file.read(64)
+        if head[:2] not in MAGIC:
+            raise BitstreamError(
+                f"byte 0: an .sgt file begins with 89 53 or 89 73, got {head[:2].hex(' ') or 'nothing'}"
+            )
+        data = head + file.read(FILE_BYTES)
+    return data, read_header(data)
+
+
+def writer_of(header: Header) -> str | None:
+    """The bundled model that wrote a file, if one did."""
+    for name in bundled():
+        if describe(name)["stream_id"].startswith(header.stream_id.hex()):
+            return name
+    return None
+
+
+class Models:
+    """Codecs for files, each loaded once.
+
+    Args:
+        name: The model of all files; None to find it by what they carry.
+        device: Where it runs.
+    """
+
+    def __init__(self, name: str | None, device: str) -> None:
+        self.name, self.device = name, device
+        self.loaded: dict[str, Codec] = {}
+        if name is not None:
+            self._open(name)
+
+    def of(self, path: str, header: Header) -> Codec:
+        """The codec of a file.
+
+        Raises:
+            Failure: If no bundled model wrote it and none was named.
+        """
+        name = self.name or writer_of(header)
+        if name is None:
+            known = ", ".join(bundled()) or "none"
+            raise Failure(
+                USAGE,
+                f"{path}: written by model {header.stream_id.hex()}, which is none of the bundled ({known}); "
+                f"name it with -m",
+            )
+        return self._open(name)
+
+    def _open(self, name: str) -> Codec:
+        if name not in self.loaded:
+            self.loaded[name] = open_model(name, self.device)
+        return self.loaded[name]
+
+
+def plain(header: Header) -> dict[str, Any]:
+    """What a header says, for JSON."""
+    return {
+        "modality": header.modality,
+        "profile": header.profile,
+        "stream_id": header.stream_id.hex(),
+        "extent": list(header.extent),
+        "codebooks": header.rate.codebooks,
+        "queries": header.rate.queries,
+        "window": list(header.rate.window or ()),
+    }

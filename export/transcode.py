@@ -1,0 +1,145 @@
+"""Files to `.sgt` files and back, and to bare codes; a bad one does not stop the rest."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from sigtok.codecs.files import compress, decompress, tokens_from_bytes
+from sigtok.codecs.media import write_audio, write_image
+from sigtok.codecs.pretrained import stream_id
+from sigtok.codecs.spec import CodecSpec
+from sigtok.codecs.tokens import Tokens
+
+from .exits import BUG, DATA, GOOD, IO, NO_OUTPUT, SOME_BAD, Failure, Stopped, say, say_error
+from .inputs import SUFFIXES, Inputs, Item, Reader, gather, on_disk
+from .outputs import Outputs, check_stdout_is_no_terminal, write_file
+from .released import Models, is_sgt, open_model, read_file, resolve, spec_of
+
+SGT = (".sgt",)
+WRITTEN = {"audio": (".wav", ".flac"), "image": (".png", ".webp", ".jpg", ".jpeg")}
+
+
+def encode(args: Namespace) -> int:
+    """Every input to its ``.sgt`` file."""
+    spec = spec_of(args.model)
+    rate = resolve(spec, args.codebooks, args.queries)
+    inputs = gather(args.inputs, SUFFIXES[spec.modality])
+    outputs = Outputs(args.output, inputs, SGT)
+    codec, reader = open_model(args.model, args.device), Reader(spec, args.downmix, say)
+
+    def work(item: Item, path: str) -> None:
+        data = compress(codec, reader.read(path)[None], rate)
+        with outputs.place(item, SGT) as target:
+            write_file(target, data)
+
+    return each(inputs, work)
+
+
+def decode(args: Namespace) -> int:
+    """Every ``.sgt`` file to a sound or picture, by the model that wrote it."""
+    inputs = gather(args.inputs, SGT)
+    outputs = Outputs(args.output, inputs, [suffix for kind in WRITTEN.values() for suffix in kind])
+    models = Models(args.model, args.device)
+
+    def work(item: Item, path: str) -> None:
+        data, header = read_file(path)
+        codec = models.of(item.path, header)
+        signal = decompress(codec, data)[0].cpu()
+        with outputs.place(item, WRITTEN[codec.spec.modality]) as target:
+            write_signal(target, signal, codec.spec)
+
+    return each(inputs, work)
+
+
+def tokens(args: Namespace) -> int:
+    """The codes of one input, a signal or an ``.sgt`` file, on standard output."""
+    if args.npy:
+        check_stdout_is_no_terminal()
+    spec = spec_of(args.model)
+    rate = resolve(spec, args.codebooks, args.queries)
+    codec = open_model(args.model, args.device)
+
+    def work(item: Item, path: str) -> None:
+        if is_sgt(path):
+            found = tokens_from_bytes(read_file(path)[0], codec.spec, codec.stream_id or stream_id(codec))
+        else:
+            found = codec.encode(Reader(spec, args.downmix, say).read(path)[None], rate).to("cpu")
+        sys.stdout.buffer.write(as_npy(found) if args.npy else as_json(found).encode())
+
+    return each(Inputs((Item(args.input, ""),), single=True), work)
+
+
+def as_npy(found: Tokens) -> bytes:
+    """Codes of one signal as a NumPy file, int64 ``[Q, N]``.
+
+    Raises:
+        ValueError: If the codebooks run at different rates.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, found.codes[0].numpy(), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def as_json(found: Tokens) -> str:
+    """Codes of one signal and where they come from: one list per codebook."""
+    record = {
+        "model": found.spec.name,
+        "extent": list(found.extents[0]),
+        "codebooks": found.rate.codebooks,
+        "queries": found.rate.queries,
+        "window": list(found.rate.window or ()),
+        "codes": [stream[0].tolist() for stream in found.streams],
+    }
+    return json.dumps(record) + "\n"
+
+
+def write_signal(path: Path, signal: Tensor, spec: CodecSpec) -> None:
+    """Write a signal ``[C, *extent]`` as the suffix says."""
+    if spec.sample_rate is None:
+        write_image(path, signal)
+    else:
+        write_audio(path, signal, spec.sample_rate)
+
+
+def each(inputs: Inputs, work: Callable[[Item, str], None]) -> int:
+    """Work on every item; the exit code.
+
+    A bad item costs one line on stderr; only an output that cannot be written stops the rest.
+    """
+    worst, bad = GOOD, 0
+    with tqdm(inputs.items, disable=inputs.single or not sys.stderr.isatty(), file=sys.stderr) as bar:
+        for done, item in enumerate(bar):
+            try:
+                _one(item, work)
+            except Stopped as error:
+                raise Stopped(f"{error} after {done} of {len(inputs.items)} files") from None
+            except Exception as error:
+                if isinstance(error, Failure) and error.code in (IO, NO_OUTPUT):
+                    raise
+                code = say_error(error, item.path)
+                if inputs.single:
+                    return code
+                worst, bad = BUG if BUG in (code, worst) else SOME_BAD, bad + 1
+    if bad:
+        say(f"{len(inputs.items) - bad} of {len(inputs.items)} files are done, {bad} are bad")
+    return DATA if bad == len(inputs.items) and worst == SOME_BAD else worst
+
+
+def _one(item: Item, work: Callable[[Item, str], None]) -> None:
+    """Work on one item; errors of standard input do not name the file that it is kept in."""
+    with on_disk(item.path) as path:
+        try:
+            work(item, path)
+        except ValueError as error:
+            if path == item.path:
+                raise
+            raise ValueError(str(error).replace(path, item.path)) from error

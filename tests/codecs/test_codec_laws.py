@@ -1,0 +1,359 @@
+"""Laws of codecs, over one tiny codec of each kind of signal: extents, rates, batches, refusals, learning."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from sigtok.codecs.codec import Codec, crop_to, pad_to
+from sigtok.codecs.files import tokens_from_bytes, tokens_to_bytes
+from sigtok.codecs.layouts.names import LAYOUTS
+from sigtok.codecs.quantizers.ema import EMAVQ
+from sigtok.codecs.spec import Rate
+
+KINDS = ("audio", "image")
+EVERY = pytest.mark.parametrize("kind", KINDS)
+EXTENTS = {
+    "audio": [(0,), (1,), (959,), (960,), (961,), (1919,), (1920,), (1921,), (3840,), (5761,)],
+    "image": [(1, 1), (1, 40), (7, 13), (16, 16), (16, 17), (17, 16), (33, 5)],
+}
+RATES = {
+    "audio": [None, Rate(codebooks=1), Rate(codebooks=2)],
+    "image": [None, Rate(queries=1), Rate(queries=5)],
+}
+EACH_EXTENT = pytest.mark.parametrize(
+    "kind, extent", [(kind, extent) for kind in KINDS for extent in EXTENTS[kind]]
+)
+
+
+@pytest.fixture
+def codecs(tiny_audio_codec, tiny_image_codec):
+    return {"audio": tiny_audio_codec.eval(), "image": tiny_image_codec.eval()}
+
+
+def signal_of(codec, extent, batch=None):
+    shape = (codec.spec.channels, *extent) if batch is None else (batch, codec.spec.channels, *extent)
+    return torch.rand(shape) * 2 - 1
+
+
+def same(tokens, others):
+    assert tokens.extents == others.extents and tokens.rate == others.rate and tokens.spec == others.spec
+    assert all(map(torch.equal, tokens.streams, others.streams))
+
+
+# -- extents -----------------------------------------------------------------------------------------------
+
+
+@EACH_EXTENT
+def test_a_signal_of_any_extent_comes_back_as_long_as_it_was(codecs, kind, extent):
+    codec = codecs[kind]
+    signal = signal_of(codec, extent, batch=2)
+    for rate in RATES[kind]:
+        tokens = codec.encode(signal, rate)
+        decoded = codec.decode(tokens)
+        assert tokens.extents == (extent, extent)
+        assert decoded.shape == signal.shape and decoded.dtype == torch.float32
+        assert decoded.isfinite().all() and (decoded.abs() <= 1).all()
+
+
+@EACH_EXTENT
+def test_spec_tokens_layout_and_bytes_agree_on_the_counts(codecs, kind, extent):
+    codec = codecs[kind]
+    spec, name = codec.spec, bytes(range(16))
+    for rate in RATES[kind]:
+        tokens = codec.encode(signal_of(codec, extent, batch=1), rate)
+        counts = spec.token_counts(extent, rate)
+        assert tuple(stream.shape[1] for stream in tokens.streams) == counts
+        assert codec.layout("flatten", rate).to_ids(tokens).shape[-1] == sum(counts)
+        assert codec.layout("parallel", rate).to_ids(tokens).shape[-1] == counts[0]
+        for stream, size in zip(tokens.streams, spec.codebook_sizes, strict=False):
+            assert ((stream >= 0) & (stream < size)).all()
+        data = tokens_to_bytes(tokens, name)
+        assert 0 <= len(data) - math.ceil(spec.bits(extent, rate) / 8) <= 20
+        same(tokens_from_bytes(data, spec, name), tokens)
+
+
+def test_the_whole_range_of_extents_of_audio_keeps_its_length(tiny_audio_codec):
+    step = tiny_audio_codec.spec.step()[0]
+    sizes = [*range(1, 3 * step + 2, 397), step - 1, step, step + 1, 3 * step, 3 * step + 1]
+    signals = [signal_of(tiny_audio_codec, (size,)) for size in sizes]
+    tokens = tiny_audio_codec.encode(signals)
+    assert [len(item.codes[0, 0]) for item in tokens] == [math.ceil(size / step) for size in sizes]
+    assert [signal.shape for signal in tiny_audio_codec.decode(tokens)] == [
+        signal.shape for signal in signals
+    ]
+
+
+def test_zero_samples_are_zero_tokens_and_zero_samples_again(tiny_audio_codec):
+    tokens = tiny_audio_codec.encode(torch.zeros(2, 1, 0))
+    assert tokens.codes.shape == (2, 3, 0)
+    assert tiny_audio_codec.decode(tokens).shape == (2, 1, 0)
+    mixed = tiny_audio_codec.encode([torch.zeros(1, 0), torch.zeros(1, 10)])
+    assert [signal.shape for signal in tiny_audio_codec.decode(mixed)] == [(1, 0), (1, 10)]
+
+
+def test_audio_is_padded_with_silence_and_images_with_their_edge():
+    signal = torch.arange(6.0).reshape(1, 1, 6)
+    assert pad_to(signal, (8,)).flatten().tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+    image = torch.tensor([[[[1.0, 2.0]]]])
+    assert pad_to(image, (2, 3)).tolist() == [[[[1, 2, 2], [1, 2, 2]]]]
+    assert torch.equal(crop_to(pad_to(image, (3, 3))[0], (1, 2)), image[0])
+
+
+# -- what encode, decode and forward are to each other -----------------------------------------------------
+
+
+@EVERY
+def test_decode_of_encode_is_forward(codecs, kind):
+    codec = codecs[kind]
+    with torch.no_grad():
+        codec.decoder.get_parameter("back.head.weight" if kind == "audio" else "head.weight").mul_(3)
+    extent = tuple(3 * step for step in codec.spec.step())
+    signal = signal_of(codec, extent, batch=2)
+    for rate in RATES[kind]:
+        reconstruction = codec(signal, rate)
+        tokens = codec.encode(signal, rate)
+        assert all(map(torch.equal, tokens.streams, reconstruction.quantized.streams))
+        torch.testing.assert_close(
+            codec.decode(tokens), reconstruction.signal.detach().clamp(-1, 1), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_fewer_codebooks_are_a_prefix_of_the_tokens(tiny_audio_codec):
+    signal = signal_of(tiny_audio_codec, (5000,), batch=1)
+    tokens = tiny_audio_codec.encode(signal)
+    for codebooks in (1, 2):
+        fewer = tiny_audio_codec.encode(signal, Rate(codebooks=codebooks))
+        same(tokens.prefix(codebooks), fewer)
+        assert not torch.equal(tiny_audio_codec.decode(fewer), tiny_audio_codec.decode(tokens))
+
+
+def test_tokens_of_the_past_do_not_wait_for_the_future(tiny_audio_codec):
+    spec = tiny_audio_codec.spec
+    signal = signal_of(tiny_audio_codec, (6 * spec.step()[0],), batch=1)
+    tokens = tiny_audio_codec.encode(signal)
+    assert spec.causal
+    for count in range(1, 6):
+        prefix = tiny_audio_codec.encode(signal[..., : count * spec.step()[0]])
+        assert torch.equal(prefix.codes, tokens.codes[..., :count])
+
+
+def test_tiles_are_read_alone(tiny_image_codec):
+    """Up to the overlap of the wavelet: a far tile does not change."""
+    assert not tiny_image_codec.spec.causal
+    signal = signal_of(tiny_image_codec, (16, 64), batch=1)
+    changed = signal.clone()
+    changed[..., 48:] = -changed[..., 48:]
+    codes = [tiny_image_codec.encode(each).codes[0, 0].view(4, 16) for each in (signal, changed)]
+    assert torch.equal(codes[0][:2], codes[1][:2]) and not torch.equal(codes[0][3], codes[1][3])
+
+
+@EVERY
+def test_encode_and_decode_change_nothing_and_say_the_same_twice(codecs, kind):
+    codec = codecs[kind].train()
+    before = {name: value.clone() for name, value in codec.state_dict().items()}
+    signal = signal_of(codec, EXTENTS[kind][4], batch=1)
+    first, second = codec.encode(signal), codec.encode(signal)
+    same(first, second)
+    assert torch.equal(codec.decode(first), codec.decode(second))
+    assert all(torch.equal(value, before[name]) for name, value in codec.state_dict().items())
+    assert codec.training
+    same(codec.eval().encode(signal), first)
+
+
+@EVERY
+def test_what_a_codec_says_can_be_learned_from(codecs, kind):
+    codec = codecs[kind]
+    tokens = codec.encode(signal_of(codec, EXTENTS[kind][4], batch=1))
+    decoded = codec.decode(tokens)
+    assert not decoded.requires_grad
+    nn.Embedding(64, 2)(tokens.streams[0]).sum().backward()
+    scale = torch.ones((), requires_grad=True)
+    (decoded * scale).square().sum().backward()
+    assert scale.grad is not None
+
+
+@EVERY
+def test_signals_of_half_precision_runs_are_encoded_alike(codecs, kind):
+    """Under autocast the network rounds, the quantizer does not: values are still codes."""
+    codec = codecs[kind]
+    signal = signal_of(codec, EXTENTS[kind][4], batch=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = codec.encode(signal)
+        decoded = codec.decode(tokens)
+    assert decoded.isfinite().all() and decoded.shape == signal.shape
+    agreement = (tokens.codes == codec.encode(signal).codes).float().mean()
+    assert agreement > 0.5
+
+
+# -- batches -----------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_a_signal_has_the_same_tokens_alone_and_in_any_company(codecs, kind):
+    codec = codecs[kind]
+    signals = [signal_of(codec, extent) for extent in EXTENTS[kind]]
+    for rate in RATES[kind]:
+        alone = [codec.encode(signal[None], rate) for signal in signals]
+        together = codec.encode(signals, rate)
+        turned = codec.encode(signals[::-1], rate)
+        for item, other, single in zip(together, reversed(list(turned)), alone, strict=True):
+            same(item, single)
+            same(other, single)
+        for decoded, single in zip(codec.decode(together), alone, strict=True):
+            assert torch.equal(decoded, codec.decode(single)[0])
+
+
+@EVERY
+def test_a_tensor_is_a_batch_of_its_items(codecs, kind):
+    codec = codecs[kind]
+    signal = signal_of(codec, EXTENTS[kind][4], batch=3)
+    same(codec.encode(signal), codec.encode(list(signal)))
+    assert isinstance(codec.decode(codec.encode(signal)), torch.Tensor)
+
+
+# -- refusals ----------------------------------------------------------------------------------------------
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "broken, message",
+    [
+        (lambda x: (x * 100).to(torch.int16), r"float32 tensor in \[-1, 1\], got torch.int16"),
+        (lambda x: x.double(), r"float32 tensor in \[-1, 1\], got torch.float64"),
+        (lambda x: torch.full_like(x, 1e30), r"\[-1, 1\], got one of magnitude 1e\+30"),
+        (lambda x: torch.full_like(x, -9.0), r"\[-1, 1\], got one of magnitude 9"),
+        (lambda x: torch.where(torch.arange(x.shape[-1]) == 2, math.nan, x), "magnitude nan"),
+        (lambda x: torch.where(torch.arange(x.shape[-1]) == 2, -math.inf, x), "magnitude inf"),
+        (lambda x: x[0], r"takes signals of shape \[[13], (T|height, width)\] .* got \["),
+        (lambda x: x[None], r"takes signals of shape \[[13], (T|height, width)\] .* got \["),
+        (lambda x: torch.cat((x, x)), r"takes signals of shape \[[13], (T|height, width)\] .* got \[[26], "),
+    ],
+)
+def test_what_is_no_signal_is_refused(codecs, kind, broken, message):
+    codec = codecs[kind]
+    signal = signal_of(codec, EXTENTS[kind][4])
+    codec.encode([signal])
+    for signals in ([broken(signal)], [signal, broken(signal)]):
+        with pytest.raises(ValueError, match=message):
+            codec.encode(signals)
+
+
+def test_images_without_pixels_and_batches_without_signals_are_refused(codecs):
+    for extent in ((0, 4), (4, 0)):
+        with pytest.raises(ValueError, match=rf"at least 1, got extent \({extent[0]}, {extent[1]}\)"):
+            codecs["image"].encode(torch.zeros(1, 3, *extent))
+    for codec in codecs.values():
+        with pytest.raises(ValueError, match="at least one signal, got none"):
+            codec.encode([])
+
+
+def test_another_sample_rate_is_refused(codecs):
+    signal = torch.zeros(1, 1, 100)
+    same(codecs["audio"].encode(signal, sample_rate=24_000), codecs["audio"].encode(signal))
+    with pytest.raises(ValueError, match="works at 24000 Hz, got 16000 Hz; resample"):
+        codecs["audio"].encode(signal, sample_rate=16_000)
+    with pytest.raises(ValueError, match="got 16000"):
+        codecs["image"].encode(torch.zeros(1, 3, 8, 8), sample_rate=16_000)
+
+
+def test_tokens_of_another_codec_are_refused(codecs):
+    audio, image = codecs["audio"], codecs["image"]
+    tokens = audio.encode(torch.zeros(1, 1, 100))
+    with pytest.raises(ValueError, match="of query_speech, this codec is query_image"):
+        image.decode(tokens)
+    other = replace(tokens, spec=replace(audio.spec, sample_rate=16_000))
+    with pytest.raises(ValueError, match="these tokens are of query_speech"):
+        audio.decode(other)
+    renamed = replace(tokens, spec=replace(audio.spec, name="renamed"))
+    assert torch.equal(audio.decode(renamed), audio.decode(tokens))
+
+
+@pytest.mark.parametrize("code", [64, -2, 2**40])
+def test_codes_out_of_their_codebook_are_refused_with_their_place(tiny_audio_codec, code):
+    tokens = tiny_audio_codec.encode([torch.zeros(1, 100), torch.zeros(1, 5000)])
+    tokens.streams[1][1, 2] = code
+    with pytest.raises(
+        ValueError, match=rf"codebook 1 has codes 0 to 63 .*got {code} in item 1 at position 2"
+    ):
+        tiny_audio_codec.decode(tokens)
+
+
+@EVERY
+def test_training_signals_are_whole_windows(codecs, kind):
+    codec = codecs[kind]
+    extent = tuple(step + 1 for step in codec.spec.step())
+    with pytest.raises(ValueError, match=rf"multiples of .*, got extent \({extent[0]}"):
+        codec(signal_of(codec, extent, batch=1))
+
+
+def test_a_quantizer_that_is_not_the_spec_s_is_refused(tiny_audio_codec):
+    parts = (tiny_audio_codec.encoder, EMAVQ(64, 8), tiny_audio_codec.decoder)
+    with pytest.raises(
+        ValueError, match=r"codebooks \(64, 64, 64\) of width 8, the quantizer has \(64,\) of width 8"
+    ):
+        Codec(tiny_audio_codec.spec, *parts)
+
+
+# -- tokens further on -------------------------------------------------------------------------------------
+
+
+@EVERY
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_give_the_tokens_back(codecs, kind, name):
+    codec = codecs[kind]
+    for extent, rate in itertools.product(EXTENTS[kind][-3:], RATES[kind]):
+        tokens = codec.encode(signal_of(codec, extent, batch=2), rate)
+        layout = codec.layout(name, rate)
+        back = layout.from_ids(layout.to_ids(tokens), tokens.extents)
+        same(back, tokens)
+        assert torch.equal(codec.decode(back), codec.decode(tokens))
+
+
+# -- learning ----------------------------------------------------------------------------------------------
+
+
+def fit(codec, signal, steps, losses, rate=3e-3):
+    """The signal's loss before and after some steps on it alone."""
+    optimizer = torch.optim.Adam(codec.parameters(), rate)
+    codec.train()
+    first = None
+    for _ in range(steps):
+        reconstruction = codec(signal)
+        loss = distance = (reconstruction.signal - signal).square().mean()
+        for name, weight in losses.items():
+            loss = loss + weight * reconstruction.quantized.losses[name]
+        first = first or float(distance.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return first, float((codec.eval().decode(codec.encode(signal)) - signal).square().mean())
+
+
+def test_a_codec_learns_one_tone(tiny_audio_codec):
+    time = torch.arange(13 * 1920) / 24_000
+    tone = (0.5 * torch.sin(2 * math.pi * 75 * time))[None, None]
+    first, last = fit(tiny_audio_codec, tone, 60, {"commitment": 0.1})
+    assert last < first / 2
+
+
+def test_a_codec_learns_one_picture(tiny_image_codec):
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
+    picture = torch.stack((rows, columns, (4 * rows * columns).sin()))[None]
+    first, last = fit(tiny_image_codec, picture, 60, {"codebook": 1.0, "commitment": 0.25, "alignment": 1.0})
+    assert last < first / 2
+
+
+@EVERY
+def test_every_parameter_learns(codecs, kind):
+    codec = codecs[kind].train()
+    extent = tuple(2 * step for step in codec.spec.step())
+    signal = signal_of(codec, extent, batch=2)
+    reconstruction = codec(signal)
+    loss = (reconstruction.signal - signal).square().mean() + sum(reconstruction.quantized.losses.values())
+    loss.backward()
+    still = [name for name, value in codec.named_parameters() if value.grad is None or not value.grad.any()]
+    assert not still

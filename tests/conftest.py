@@ -1,0 +1,43 @@
+"""Seeds, one thread, and two tiny codecs."""
+
+import pytest
+import torch
+
+from sigtok.codecs.audio.models import query_speech
+from sigtok.codecs.image.models import query_image
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_audio_codec():
+    return query_speech(
+        dim=32,
+        heads=2,
+        encoder_depth=1,
+        decoder_depth=1,
+        decoder_blocks=1,
+        codebooks=3,
+        codebook_size=64,
+        latent_dim=8,
+        context=0.3,
+    )
+
+
+@pytest.fixture
+def tiny_image_codec():
+    return query_image(
+        levels=2,
+        tile=4,
+        queries=16,
+        dim=32,
+        heads=2,
+        encoder_depth=1,
+        decoder_depth=1,
+        codebook_size=64,
+        latent_dim=8,
+    )

@@ -1,0 +1,181 @@
+"""Figures of a codec over files: their rate is that of real bytes, and sums are sums."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sigtok.codecs.audio.models import query_speech
+from sigtok.codecs.files import compress
+from sigtok.codecs.image.models import query_image
+from sigtok.codecs.media import read_audio, write_audio, write_image
+from sigtok.codecs.metrics.audio import mel_distance, si_sdr, stoi
+from sigtok.codecs.metrics.image import psnr
+from sigtok.codecs.spec import Rate
+from sigtok.export.evaluate import Evaluation, distances, evaluate, round_trip
+from sigtok.export.report import number, report, table
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def speech():
+    torch.manual_seed(0)
+    return query_speech(
+        sample_rate=RATE, frame_hop=40, frame_size=120, dim=16, heads=2, encoder_depth=1, decoder_depth=1,
+        decoder_blocks=1, codebooks=3, codebook_size=64, latent_dim=8, context=0.3,
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def image():
+    torch.manual_seed(0)
+    return query_image(
+        levels=2, tile=4, queries=8, dim=16, heads=2, encoder_depth=1, decoder_depth=1, codebook_size=64,
+        latent_dim=8,
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def voice(samples, seed=0):
+    """Bursts of noise and tone: enough like speech for its metrics."""
+    rng, time = np.random.default_rng(seed), np.arange(samples) / RATE
+    loudness = np.abs(np.sin(2 * np.pi * 3 * time))
+    return (0.3 * loudness * (np.sin(2 * np.pi * 300 * time) + 0.3 * rng.standard_normal(samples)))[None]
+
+
+def test_the_rate_is_that_of_the_bytes_of_the_file(here, speech):
+    write_audio("a.wav", voice(RATE), RATE)
+    row = evaluate(speech, ["a.wav"], Rate(codebooks=2))[0]
+    data = compress(speech, torch.from_numpy(read_audio("a.wav")[0])[None], Rate(codebooks=2))
+    assert row["bytes"] == len(data)
+    assert row["seconds"] == 1 and row["bits_per_second"] == 8 * len(data)
+    assert row["tokens"] == sum(speech.spec.token_counts((RATE,), Rate(codebooks=2)))
+
+
+def test_the_bytes_of_a_trip_are_those_on_disk(here, speech):
+    signal = torch.from_numpy(voice(700)).float()
+    trip = round_trip(speech, signal, speech.spec.resolve(), Path("a.sgt"))
+    assert trip.bytes == Path("a.sgt").stat().st_size
+    expected = speech.decode(speech.encode(signal[None]))[0]
+    torch.testing.assert_close(trip.reconstruction, expected)
+
+
+def test_the_metrics_are_those_of_the_reconstruction(here, speech):
+    write_audio("a.wav", voice(RATE), RATE)
+    row = evaluate(speech, ["a.wav"])[0]
+    signal = torch.from_numpy(read_audio("a.wav")[0])[None]
+    decoded = speech.decode(speech.encode(signal))
+    assert row["mel_distance"] == pytest.approx(mel_distance(decoded, signal, RATE))
+    assert row["si_sdr"] == pytest.approx(si_sdr(decoded, signal), rel=1e-4)
+    assert row["stoi"] == pytest.approx(stoi(decoded[0, 0], signal[0, 0], RATE), abs=1e-6)
+    assert row["estoi"] == pytest.approx(stoi(decoded[0, 0], signal[0, 0], RATE, extended=True), abs=1e-6)
+    assert "not_computed" not in row
+
+
+def test_pictures_are_measured_in_pixels(here, image):
+    pixels = np.random.default_rng(0).uniform(-1, 1, (3, 200, 180))
+    write_image("a.png", pixels)
+    evaluation = Evaluation(image, Rate(queries=4))
+    row = evaluation.measure("a.png")
+    assert row["pixels"] == 36_000 and row["bits_per_pixel"] == 8 * row["bytes"] / 36_000
+    assert {"psnr", "ssim", "ms_ssim"} <= set(row) and "not_computed" not in row
+    assert evaluation.summary()["bits_per_pixel"] == row["bits_per_pixel"]
+    assert "MP/s" in table("image", [evaluation])
+
+
+def test_a_summary_weighs_rates_by_duration_and_metrics_by_file(here, speech):
+    for name, samples in (("long", 2 * RATE), ("short", RATE // 2), ("blip", 50)):
+        write_audio(f"{name}.wav", voice(samples), RATE)
+    evaluation = Evaluation(speech)
+    rows = [evaluation.measure(f"{name}.wav") for name in ("long", "short", "blip")]
+    summary = evaluation.summary()
+    assert summary["files"] == 3 and summary["seconds"] == sum(row["seconds"] for row in rows)
+    assert summary["bits_per_second"] == 8 * sum(row["bytes"] for row in rows) / summary["seconds"]
+    assert summary["bits_per_second"] < np.mean([row["bits_per_second"] for row in rows])
+    assert summary["encode_x_real_time"] == summary["seconds"] / sum(row["encode_seconds"] for row in rows)
+    mel = summary["mel_distance"]
+    assert mel["mean"] == pytest.approx(np.mean([row["mel_distance"] for row in rows])) and mel["files"] == 3
+    assert mel["low"] <= mel["mean"] <= mel["high"] and mel["low"] < mel["high"]
+    assert summary["stoi"]["files"] == 2  # the blip has no third of a second
+
+
+def test_codes_are_counted_over_the_whole_set(here, speech):
+    for seed in range(3):
+        write_audio(f"{seed}.wav", voice(2000, seed), RATE)
+    evaluation = Evaluation(speech, Rate(codebooks=2))
+    seen = [set(), set()]
+    for seed in range(3):
+        evaluation.measure(f"{seed}.wav")
+        signal = torch.from_numpy(read_audio(f"{seed}.wav")[0])[None]
+        for book, stream in enumerate(speech.encode(signal, Rate(codebooks=2)).streams):
+            seen[book] |= set(stream.flatten().tolist())
+    codes = evaluation.summary()["codes"]
+    assert [codes["usage_0"], codes["usage_1"]] == [len(found) / 64 for found in seen]
+    assert 1 <= codes["perplexity_0"] <= len(seen[0]) + 1e-9 and "usage_2" not in codes
+
+
+def test_the_warm_up_is_not_counted(here, speech):
+    write_audio("a.wav", np.zeros((1, 0)), RATE)
+    evaluation = Evaluation(speech)
+    evaluation.measure("a.wav")
+    assert evaluation.summary()["tokens"] == 0 and evaluation.summary()["codes"] == {"entropy": 0.0}
+
+
+def test_what_cannot_be_computed_is_none_and_says_why(here, speech, image):
+    write_audio("empty.wav", np.zeros((1, 0)), RATE)
+    row = evaluate(speech, ["empty.wav"])[0]
+    assert row["bits_per_second"] is None and row["mel_distance"] is None
+    assert row["not_computed"] == dict.fromkeys(
+        ("mel_distance", "si_sdr", "stoi", "estoi"), "the file is empty"
+    )
+    write_audio("short.wav", voice(500), RATE)
+    row = evaluate(speech, ["short.wav"])[0]
+    assert row["stoi"] is None and "0.4 s" in row["not_computed"]["stoi"] and row["mel_distance"] > 0
+    write_image("dot.png", np.zeros((3, 1, 1)))
+    row = evaluate(image, ["dot.png"])[0]
+    assert set(row["not_computed"]) >= {"ssim", "ms_ssim"} and "11 pixels" in row["not_computed"]["ssim"]
+
+
+def test_equal_pictures_have_no_finite_psnr():
+    picture = torch.zeros(3, 20, 20)
+    assert math.isinf(psnr(picture, picture))
+    values, reasons = distances(picture, picture, "image", 0)
+    assert values["psnr"] is None and "equal" in reasons["psnr"] and values["ssim"] == pytest.approx(1)
+
+
+def test_a_report_is_json_and_carries_its_origin(here, speech):
+    write_audio("a.wav", voice(500), RATE)
+    evaluation = Evaluation(speech)
+    evaluation.measure("a.wav")
+    record = report(speech, [evaluation], ["sigtok", "evaluate", "a model", "a.wav"], asked=2)
+    assert record["command"] == "sigtok evaluate 'a model' a.wav"
+    assert (record["files"], record["bad_files"], record["model"]) == (1, 1, "query_speech")
+    assert {"sigtok", "torch", "numpy", "python"} <= set(record["versions"])
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_resampling_is_never_silent(here, speech):
+    write_audio("a.wav", voice(2000), 2 * RATE)
+    with pytest.warns(UserWarning, match=r"a\.wav: resampled from 16000 to 8000 Hz"):
+        row = evaluate(speech, ["a.wav"])[0]
+    assert row["seconds"] == 2000 / 16000
+    write_audio("b.wav", voice(2000), RATE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(speech, ["b.wav"])
+
+
+def test_numbers_are_short():
+    assert [number(value) for value in (None, 0.012345, 12.3456, 1234.5, 99)] == [
+        "-", "0.01235", "12.35", "1234", "99",
+    ]  # fmt: skip

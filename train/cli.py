@@ -1,0 +1,67 @@
+"""`sigtok-train fit | validate | test | predict`: YAML and command line to a run, mistakes to one line."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from .task import CodecTask
+
+MISTAKES = (ArgumentError, MisconfigurationException, ValueError, TypeError, OSError)
+
+
+class CodecCLI(LightningCLI):
+    """LightningCLI that takes settings from the YAML and the command line only, and says what is wrong in a line."""
+
+    trainer: Trainer | None = None
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the settings alone: Lightning would let those inside a resumed checkpoint win, silently."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    A mistake found before the first step is done ends in one line and exit code 2; set ``SIGTOK_TRACEBACK=1`` to see
+    where it was found. Later errors keep their traceback.
+
+    Args:
+        arguments: Words of the command line, those of the process by default.
+    """
+    cli = CodecCLI.__new__(CodecCLI)
+    try:
+        cli.__init__(**settings(arguments))  # type: ignore[misc]
+    except MISTAKES as error:
+        under_way = cli.trainer is not None and cli.trainer.global_step > 0
+        if under_way or os.environ.get("SIGTOK_TRACEBACK"):
+            raise
+        sys.stderr.write(f"sigtok-train: error: {one_line(error)}\n")
+        raise SystemExit(2) from None
+
+
+def settings(arguments: Sequence[str] | None) -> dict[str, Any]:
+    """What makes LightningCLI ours."""
+    return {
+        "model_class": CodecTask,
+        "datamodule_class": LightningDataModule,
+        "subclass_mode_data": True,
+        "seed_everything_default": 0,
+        "save_config_kwargs": {"overwrite": True},
+        "auto_configure_optimizers": False,
+        "parser_kwargs": {"exit_on_error": False},
+        "args": None if arguments is None else list(arguments),
+    }
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The operating point of every training step, so that one set of weights learns all of them."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sigtok.codecs.spec import CodecSpec, Rate
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One count, drawn per step.
+
+    Args:
+        full: Probability of using all there are.
+        choices: What else is drawn, evenly; 1 to all of them when empty.
+    """
+
+    full: float = 1.0
+    choices: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the probability is one."""
+        if not 0 <= self.full <= 1:
+            raise ValueError(f"full is a probability from 0 to 1, got {self.full}")
+
+    def count(self, most: int, generator: random.Random) -> int:
+        """A count of 1 to ``most``."""
+        partial = generator.choice(self.choices or range(1, most + 1))
+        return most if generator.random() < self.full else partial
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How the operating point is drawn: codebooks (quantizer dropout), queries (nested dropout), window.
+
+    Args:
+        codebooks: How many codebooks are in use.
+        queries: How many queries per window are in use.
+        windows: Windows drawn evenly, each a list of positions along every axis; the codec's default when empty.
+        seed: With the step, all that a draw depends on: every machine agrees and a resumed run repeats it.
+    """
+
+    codebooks: Draw = field(default_factory=Draw)
+    queries: Draw = field(default_factory=Draw)
+    windows: Sequence[Sequence[int]] = ()
+    seed: int = 0
+
+    def at(self, step: int, spec: CodecSpec) -> Rate:
+        """The rate of one step.
+
+        Raises:
+            ValueError: If the codec cannot run at a rate that is drawn.
+        """
+        generator = random.Random(f"{self.seed}/{step}")
+        window = generator.choice(self.windows) if self.windows else spec.windows[0]
+        codebooks = self.codebooks.count(spec.num_codebooks, generator)
+        queries = self.queries.count(spec.queries, generator)
+        return spec.resolve(Rate(codebooks=codebooks, queries=queries, window=tuple(window)))
