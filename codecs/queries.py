@@ -76,7 +76,7 @@ class QueryEncoder(nn.Module):
         self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int
     ) -> None:
         super().__init__()
-        self.transformer, self.windows = transformer, windows
+        self.transformer, self.windows, self.most = transformer, windows, queries
         self.query = nn.Parameter(torch.randn(queries, transformer.dim) * 0.5)
         self.window_embedding = nn.Parameter(torch.zeros(len(windows), transformer.dim))
 
@@ -94,7 +94,7 @@ class QueryEncoder(nn.Module):
         """The queries of each of M windows after reading, and the state of the stream."""
         slots = positions.shape[2]
         query = self.query[:queries] + self.window_embedding[self.windows.index(window)]
-        places, near, _ = geometry(window, len(self.query), queries)
+        places, near, _ = geometry(window, self.most, queries)
         slots_and_queries = torch.cat((positions, positions[:, :, near] + query), dim=2)
         read, state = self.transformer(slots_and_queries, places, window[0], state)
         return read[:, :, slots:], state
@@ -111,7 +111,7 @@ class QueryDecoder(nn.Module):
         self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int
     ) -> None:
         super().__init__()
-        self.transformer, self.windows = transformer, windows
+        self.transformer, self.windows, self.most = transformer, windows, queries
         self.mask = nn.Parameter(torch.randn(transformer.dim) * 0.5)
         self.order = nn.Parameter(torch.randn(queries, transformer.dim) * 0.5)
         self.window_embedding = nn.Parameter(torch.zeros(len(windows), transformer.dim))
@@ -128,7 +128,7 @@ class QueryDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "B M P D"], Tensor]:
         """The positions of each of M windows, and the state of the stream."""
         used = queries.shape[2]
-        places, _, nearest = geometry(window, len(self.order), used)
+        places, _, nearest = geometry(window, self.most, used)
         mask = queries[:, :, nearest] + self.mask + self.window_embedding[self.windows.index(window)]
         slots = torch.cat((mask, queries + self.order[:used]), dim=2)
         written, state = self.transformer(slots, places, window[0], state)

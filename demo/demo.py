@@ -65,9 +65,7 @@ def rates(codec: Codec) -> list[Rate]:
     """The operating points to show."""
     spec = codec.spec
     if spec.modality == "audio":
-        return [
-            spec.resolve(Rate(codebooks=n)) for n in sorted({min(n, spec.num_codebooks) for n in CODEBOOKS})
-        ]
+        return [spec.resolve(Rate(codebooks=n)) for n in sorted({min(n, spec.num_codebooks) for n in CODEBOOKS})]
     return [spec.resolve(Rate(queries=n)) for n in sorted({min(n, spec.queries) for n in QUERIES})]
 
 
@@ -76,9 +74,7 @@ def shown(codec: Codec, source: Path, out: Path) -> list[Shown]:
     spec = codec.spec
     signal = Reader(spec, tell=print).read(source)
     results = []
-    round_trip(
-        codec, signal, rates(codec)[0], warm := out / "warm.sgt"
-    )  # the first call is slow: not measured
+    round_trip(codec, signal, rates(codec)[0], warm := out / "warm.sgt")  # the first call is slow: not measured
     warm.unlink()
     for rate in rates(codec):
         name = f"{source.stem}_{rate.codebooks if spec.modality == 'audio' else rate.queries}"

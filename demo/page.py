@@ -22,6 +22,7 @@ COLOURS = np.array(  # dark to bright, evenly spaced
     [(8, 9, 28), (33, 22, 84), (84, 30, 122), (150, 42, 116), (214, 74, 84), (245, 140, 62), (253, 216, 122)]
 )
 WINDOW, HOP, CEILING, RANGE = 1024, 256, 8000, 80  # samples, samples, Hz, dB below the loudest
+SKIPPED = 3  # bins that a constant offset reaches
 TYPES = {".flac": "audio/flac", ".png": "image/png"}
 
 
@@ -75,9 +76,7 @@ def _speech(shown: Sequence[Shown]) -> str:
 
 def _photo(shown: Sequence[Shown]) -> str:
     source = shown[0]
-    original = _card(
-        "Original", _figures(source, original=True), _picture_file(source.source, "The original photo")
-    )
+    original = _card("Original", _figures(source, original=True), _picture_file(source.source, "The original photo"))
     cards = []
     for one in shown:
         name = _count(one.row["queries"], "token") + " per tile"
@@ -125,8 +124,7 @@ def _licences(path: Path) -> str:
     """The paragraphs and table rows of the file, as text."""
     rows = [line.strip("|").split("|") for line in path.read_text().splitlines() if line.startswith("| ")][1:]
     items = "".join(
-        f"<li>{html.escape(name.strip())}: {_plain(who)}, {_plain(licence)}</li>"
-        for name, licence, who, _ in rows
+        f"<li>{html.escape(name.strip())}: {_plain(who)}, {_plain(licence)}</li>" for name, licence, who, _ in rows
     )
     text = path.read_text().rpartition("|\n")[2]
     return f"<ul>{items}</ul><p>{_plain(text)}</p>"
@@ -148,7 +146,7 @@ def spectrogram(signal: Tensor, sample_rate: int, loudest: float) -> np.ndarray:
         sample_rate: Hz.
         loudest: The magnitude that is brightest; 80 dB below it is dark.
     """
-    spectrum = _spectrum(signal)[:, : CEILING * WINDOW // sample_rate]
+    spectrum = _spectrum(signal)[:, : CEILING * WINDOW // sample_rate - SKIPPED]
     level = 20 * np.log10(np.maximum(spectrum, 1e-9) / max(loudest, 1e-9))
     return coloured(np.flipud((level / RANGE + 1).T))
 
@@ -156,7 +154,7 @@ def spectrogram(signal: Tensor, sample_rate: int, loudest: float) -> np.ndarray:
 def _spectrum(signal: Tensor) -> np.ndarray:
     samples = np.pad(signal[0].numpy(), WINDOW // 2)
     frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP]
-    return np.abs(np.fft.rfft(frames * np.hanning(WINDOW)))
+    return np.abs(np.fft.rfft(frames * np.hanning(WINDOW)))[:, SKIPPED:]
 
 
 def coloured(values: np.ndarray) -> np.ndarray:
@@ -169,9 +167,7 @@ def coloured(values: np.ndarray) -> np.ndarray:
 def _strip(one: Shown) -> str:
     """The codes as colours: a row per codebook, or of 64 tokens of a picture."""
     sizes = one.tokens.spec.codebook_sizes
-    codes = np.stack(
-        [stream[0].numpy() / size for stream, size in zip(one.tokens.streams, sizes, strict=False)]
-    )
+    codes = np.stack([stream[0].numpy() / size for stream, size in zip(one.tokens.streams, sizes, strict=False)])
     if len(codes) == 1 and one.tokens.spec.modality == "image":
         codes = codes.reshape(-1, 64 if codes.size % 64 == 0 else codes.size)
     name = f"The tokens, {codes.shape[0]} x {codes.shape[1]}, coloured by code"

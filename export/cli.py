@@ -72,16 +72,12 @@ def parser() -> argparse.ArgumentParser:
     _add_model(decode, required=False)
     _add_output(decode, "OUT.wav|.png")
 
-    tokens = commands.add_parser(
-        "tokens", help="the codes of a sound, picture or .sgt file, on standard output"
-    )
+    tokens = commands.add_parser("tokens", help="the codes of a sound, picture or .sgt file, on standard output")
     tokens.add_argument("input", metavar="IN", help="a file, or - for standard input")
     _add_model(tokens, required=True)
     _add_rate(tokens, _count)
     _add_downmix(tokens)
-    tokens.add_argument(
-        "--npy", action="store_true", help="a .npy file, int64 [codebooks, positions]; else JSON"
-    )
+    tokens.add_argument("--npy", action="store_true", help="a .npy file, int64 [codebooks, positions]; else JSON")
 
     info = commands.add_parser("info", help="what a model or .sgt file says about itself")
     info.add_argument("subject", nargs="?", metavar="MODEL_OR_FILE", help="default: every bundled model")
@@ -91,9 +87,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="rate, quality and speed of a model over files")
     evaluate.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
     evaluate.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or CSV manifests")
-    evaluate.add_argument(
-        "--json", metavar="OUT", help="write every row and where it comes from; - for stdout"
-    )
+    evaluate.add_argument("--json", metavar="OUT", help="write every row and where it comes from; - for stdout")
     evaluate.add_argument(
         "--where",
         action="append",
@@ -110,9 +104,7 @@ def parser() -> argparse.ArgumentParser:
     onnx = formats.add_parser("onnx", help="ONNX graphs that give the same codes, checked")
     onnx.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
     onnx.add_argument("folder", metavar="DIR", help="made if missing")
-    onnx.add_argument(
-        "--trials", type=_count, default=50, metavar="N", help="signals to compare (default: 50)"
-    )
+    onnx.add_argument("--trials", type=_count, default=50, metavar="N", help="signals to compare (default: 50)")
     _add_rate(onnx, _count)
 
     for command in (encode, decode, tokens, evaluate):
@@ -138,18 +130,12 @@ def _add_output(command: argparse.ArgumentParser, name: str) -> None:
 
 def _add_rate(command: argparse.ArgumentParser, kind: Callable[[str], Any]) -> None:
     several = " (several: 1,3,8)" if kind is _counts else ""
-    command.add_argument(
-        "--codebooks", type=kind, metavar="Q", help=f"how many are used; default: all{several}"
-    )
-    command.add_argument(
-        "--queries", type=kind, metavar="K", help=f"tokens per window; default: all{several}"
-    )
+    command.add_argument("--codebooks", type=kind, metavar="Q", help=f"how many are used; default: all{several}")
+    command.add_argument("--queries", type=kind, metavar="K", help=f"tokens per window; default: all{several}")
 
 
 def _add_downmix(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--downmix", action="store_true", help="average stereo if the model takes one channel"
-    )
+    command.add_argument("--downmix", action="store_true", help="average stereo if the model takes one channel")
 
 
 def _count(text: str) -> int:

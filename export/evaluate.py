@@ -190,9 +190,7 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> Row:
     totals: Row = {"files": len(rows)} | {name: sum(row[name] for row in rows) for name in names}
     size, bits = totals[kind], 8 * totals["bytes"]
     unit, speed = (
-        ("bits_per_pixel", "megapixels_per_second")
-        if kind == "pixels"
-        else ("bits_per_second", "x_real_time")
+        ("bits_per_pixel", "megapixels_per_second") if kind == "pixels" else ("bits_per_second", "x_real_time")
     )
     totals[unit] = bits / size if size else None
     for way in ("encode", "decode"):

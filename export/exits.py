@@ -48,13 +48,9 @@ def explain(error: BaseException, place: str = "") -> tuple[int, str]:
         return USAGE, located(place or str(error.filename), "there is no such file; check the path")
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
-        return IO, located(
-            place or str(error.filename or "standard output"), f"{reason}; nothing was written"
-        )
+        return IO, located(place or str(error.filename or "standard output"), f"{reason}; nothing was written")
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
-        return IO, located(
-            place, "the machine has too little free memory for it; use shorter or smaller input"
-        )
+        return IO, located(place, "the machine has too little free memory for it; use shorter or smaller input")
     if isinstance(error, ValueError):
         return DATA, located(place, str(error))
     advice = "a bug of sigtok; SIGTOK_TRACEBACK=1 shows where, please report it"

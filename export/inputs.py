@@ -75,9 +75,7 @@ def _of_folder(folder: str, suffixes: Collection[str]) -> list[Item]:
         if path.suffix.lower() in suffixes and not hidden and path.is_file():
             found.append(Item(str(path), str(inner.with_suffix(""))))
     if not found:
-        raise Failure(
-            DATA, f"{folder}: files of {', '.join(sorted(suffixes))} are read, got none; check the folder"
-        )
+        raise Failure(DATA, f"{folder}: files of {', '.join(sorted(suffixes))} are read, got none; check the folder")
     return found
 
 
@@ -87,19 +85,13 @@ def _of_manifest(path: str, where: Mapping[str, str]) -> list[Item]:
             table = csv.DictReader(file, strict=True)
             rows, columns = list(table), table.fieldnames or []
         except (csv.Error, UnicodeDecodeError) as error:
-            raise Failure(
-                DATA, f"{path}: a manifest is a CSV file, got another ({error}); check it"
-            ) from error
+            raise Failure(DATA, f"{path}: a manifest is a CSV file, got another ({error}); check it") from error
     if missing := [name for name in ("file", *where) if name not in columns]:
-        raise Failure(
-            USAGE, f"{path}: has columns {', '.join(columns)}, got {missing[0]!r}; name one of them"
-        )
+        raise Failure(USAGE, f"{path}: has columns {', '.join(columns)}, got {missing[0]!r}; name one of them")
     chosen = [row["file"] for row in rows if all(row[name] == value for name, value in where.items())]
     if not chosen:
         asked = " and ".join(f"{name}={value}" for name, value in where.items())
-        raise Failure(
-            DATA, f"{path}: has {len(rows)} files, got none with {asked or 'a name'}; change --where"
-        )
+        raise Failure(DATA, f"{path}: has {len(rows)} files, got none with {asked or 'a name'}; change --where")
     return [Item(str(Path(path).parent / name), str(Path(name).with_suffix(""))) for name in chosen]
 
 
@@ -126,9 +118,7 @@ class Reader:
         tell: Gets one line of text for what was resampled or clipped.
     """
 
-    def __init__(
-        self, spec: CodecSpec, downmix: bool = False, tell: Callable[[str], None] = warnings.warn
-    ) -> None:
+    def __init__(self, spec: CodecSpec, downmix: bool = False, tell: Callable[[str], None] = warnings.warn) -> None:
         self.spec, self.downmix, self.tell = spec, downmix, tell
         self.resampled: set[int] = set()
 
@@ -158,12 +148,9 @@ class Reader:
     def _check(self, path: str | os.PathLike[str]) -> None:
         info, spec = audio_info(path), self.spec
         if (spec.channels, info.channels, self.downmix) == (1, 2, False):
-            raise ValueError(
-                f"{path}: {spec.name} takes 1 channel, got 2; allow their average with --downmix"
-            )
+            raise ValueError(f"{path}: {spec.name} takes 1 channel, got 2; allow their average with --downmix")
         if info.sample_rate != spec.sample_rate and info.sample_rate not in self.resampled:
             self.resampled.add(info.sample_rate)
             self.tell(
-                f"{path}: resampled from {info.sample_rate} to {spec.sample_rate} Hz, as are further files "
-                f"of that rate"
+                f"{path}: resampled from {info.sample_rate} to {spec.sample_rate} Hz, as are further files of that rate"
             )

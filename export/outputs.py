@@ -35,9 +35,7 @@ class Outputs:
     def __init__(self, output: str, inputs: Inputs, suffixes: Sequence[str]) -> None:
         several = not inputs.single
         if output == STDOUT and several:
-            raise Failure(
-                USAGE, f"standard output takes one result, got {len(inputs.items)}; name a folder with -o"
-            )
+            raise Failure(USAGE, f"standard output takes one result, got {len(inputs.items)}; name a folder with -o")
         self.output = output
         self.folder = Path(output) if several or os.path.isdir(output) else None
         self.inputs = identities(item.path for item in inputs.items)
@@ -45,9 +43,7 @@ class Outputs:
         stems: dict[str, str] = {}
         for item in inputs.items:
             if (other := stems.setdefault(item.stem, item.path)) != item.path:
-                raise Failure(
-                    USAGE, f"{item.path}: would become the same file as {other}; rename one of them"
-                )
+                raise Failure(USAGE, f"{item.path}: would become the same file as {other}; rename one of them")
 
     @contextmanager
     def place(self, item: Item, suffixes: Sequence[str]) -> Iterator[Path]:
@@ -79,14 +75,10 @@ class Outputs:
         path = Path(self.output)
         if self.folder:
             if path.exists() and not path.is_dir():
-                raise Failure(
-                    NO_OUTPUT, f"{path}: several results need a folder, got a file; choose another -o"
-                )
+                raise Failure(NO_OUTPUT, f"{path}: several results need a folder, got a file; choose another -o")
         elif self.output != STDOUT:
             if not path.parent.is_dir():
-                raise Failure(
-                    NO_OUTPUT, f"{path}: there is no folder {path.parent}; make it or choose another -o"
-                )
+                raise Failure(NO_OUTPUT, f"{path}: there is no folder {path.parent}; make it or choose another -o")
             _check_suffix(path, suffixes)
             check_not_input(path, self.inputs)
 

@@ -90,7 +90,7 @@ def _compare_signals(parity: Parity, codec: Codec, tokens: Tokens, got: np.ndarr
 
 
 def _extents(codec: Codec, rate: Rate, trials: int, dice: np.random.Generator) -> Iterator[Extent]:
-    """The smallest, a window and its neighbours, the largest; then small and large ones by chance."""
+    """The smallest, a window and its neighbours, the largest; then small and large ones in turn."""
     spec = codec.spec
     steps = spec.step(rate)
     if spec.modality == "audio":
@@ -99,12 +99,16 @@ def _extents(codec: Codec, rate: Rate, trials: int, dice: np.random.Generator) -
         most = tuple(int(WINDOWS * step) for step in steps)
     edges = [(1,) * len(steps), steps, tuple(step + 1 for step in steps), tuple(max(1, step - 1) for step in steps), most]
     yield from edges[:trials]
-    for _ in range(trials - len(edges)):
-        yield tuple(int(np.exp(dice.uniform(0, np.log(size)))) for size in most)
+    for trial in range(trials - len(edges)):
+        sizes = [np.exp(dice.uniform(0, np.log(size))) if trial % 2 else dice.uniform(1, size) for size in most]
+        yield tuple(int(size) for size in sizes)
 
 
 def _signals(items: int, shape: tuple[int, ...], dice: np.random.Generator) -> np.ndarray:
-    """Tones under noise, each at its own level from full scale to 60 dB below, float32 ``[items, *shape]``."""
+    """Tones under noise, each at its own level from full scale to 60 dB below; the first item begins with silence.
+
+    Float32 ``[items, *shape]``.
+    """
     channels, *extent = shape
     axes = [np.arange(size).reshape(-1, *[1] * (len(extent) - 1 - axis)) for axis, size in enumerate(extent)]
     each = (items, channels, *[1] * len(extent))
@@ -113,4 +117,6 @@ def _signals(items: int, shape: tuple[int, ...], dice: np.random.Generator) -> n
         tones += np.sin(np.pi * dice.uniform(0, 1, each) ** 3 * place + dice.uniform(0, 2 * np.pi, each))
     tone_level, noise_level = 10 ** -dice.uniform(0, 3, (2, *each))
     noise = dice.uniform(-1, 1, tones.shape)
-    return (tone_level * tones / (3 * len(axes)) + noise_level * noise).clip(-1, 1).astype(np.float32)
+    signals = tone_level * tones / (3 * len(axes)) + noise_level * noise
+    signals[0, :, : dice.integers(extent[0])] = 0
+    return signals.clip(-1, 1).astype(np.float32)

@@ -62,9 +62,7 @@ def _tell(args: Namespace, codec: Codec, evaluations: Sequence[Evaluation], aske
             write_file(args.json, text.encode())
 
 
-def report(
-    codec: Codec, evaluations: Sequence[Evaluation], line: Sequence[str], asked: int
-) -> dict[str, Any]:
+def report(codec: Codec, evaluations: Sequence[Evaluation], line: Sequence[str], asked: int) -> dict[str, Any]:
     """Figures with what they come from: command, model, versions, machine, files.
 
     Args:
@@ -90,9 +88,7 @@ def report(
 def table(modality: str, evaluations: Sequence[Evaluation]) -> str:
     """One line per rate."""
     unit, speed = (
-        ("bits_per_second", "x_real_time")
-        if modality == "audio"
-        else ("bits_per_pixel", "megapixels_per_second")
+        ("bits_per_second", "x_real_time") if modality == "audio" else ("bits_per_pixel", "megapixels_per_second")
     )
     short = {"x_real_time": "x real time", "megapixels_per_second": "MP/s"}[speed]
     heads = ["rate", "files", "tokens", "bytes", unit.replace("_", " "), *METRICS[modality]]

@@ -16,9 +16,9 @@ from sigtok.codecs.metrics.audio import mel_distance
 from sigtok.codecs.metrics.codes import CodeCounts
 from sigtok.codecs.metrics.image import psnr
 from sigtok.codecs.tokens import Tokens
+from sigtok.train.callbacks.ema import AverageWeights
+from sigtok.train.callbacks.speed import Speed
 
-from .callbacks.ema import AverageWeights
-from .callbacks.speed import Speed
 from .rates import Rates
 from .schedule import learning_rate_at
 
@@ -135,9 +135,7 @@ class CodecTask(LightningModule):
         """The learning rate of the step about to be taken."""
         total = self.total_steps if self.total_steps is not None else self.trainer.max_steps
         if total < 0:
-            raise ValueError(
-                f"the cosine ends at a step, got trainer.max_steps={total}; set it or model.total_steps"
-            )
+            raise ValueError(f"the cosine ends at a step, got trainer.max_steps={total}; set it or model.total_steps")
         peak, final = self.learning_rate, self.final_learning_rate
         return learning_rate_at(self.global_step, self.warmup_steps, total, peak, final)
 
@@ -184,7 +182,9 @@ class CodecTask(LightningModule):
 
     def test_step(self, signal: Tensor, batch_idx: int) -> Tensor:
         """As validation, and the rate of real files."""
-        self.log_dict({f"test/{name}": rate for name, rate in self.file_rate(signal).items()}, batch_size=len(signal), **PER_ITEM)
+        self.log_dict(
+            {f"test/{name}": rate for name, rate in self.file_rate(signal).items()}, batch_size=len(signal), **PER_ITEM
+        )
         return self.evaluate("test", signal)
 
     def on_test_epoch_end(self) -> None:
@@ -218,9 +218,7 @@ class CodecTask(LightningModule):
 
     def log_codes(self, stage: str) -> None:
         """Join the counts of all machines and log usage and perplexity of every codebook."""
-        self.code_counts.counts = self.trainer.strategy.reduce(
-            self.code_counts.counts.to(self.device), reduce_op="sum"
-        )
+        self.code_counts.counts = self.trainer.strategy.reduce(self.code_counts.counts.to(self.device), reduce_op="sum")
         values = self.code_counts.summary()
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
 

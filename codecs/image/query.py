@@ -6,7 +6,8 @@ queries.
     pixels -YCbCr, wavelet packet-> bands on a 16 x 16 grid per tile -queries-> latents      (encoder)
     latents -queries + masks-> bands -inverse wavelet packet, RGB-> pixels                    (decoder)
 
-Tiles are read alone; the wavelet packet overlaps them, so that no seam shows where they meet.
+Tiles are read alone; the wavelet packet overlaps them, so that no seam shows where they meet. Beside the transformers runs
+a linear path: the codec starts as vector quantization of the strongest bands, and learns what to add to it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sigtok.codecs.queries import QueryDecoder, QueryEncoder
+from sigtok.codecs.queries import QueryDecoder, QueryEncoder, geometry
 from sigtok.codecs.spec import Extent, Rate
 from sigtok.codecs.transforms.colour import YCbCr
 from sigtok.codecs.transforms.wavelet import WaveletPacket1d, WaveletPacket2d
@@ -56,6 +57,15 @@ class WaveletFront(nn.Module):
         return self.colour.inverse(self.packet.inverse(bands * self.scale, extent), extent)
 
 
+def strongest_bands(front: WaveletFront, latent_dim: int) -> Float[Tensor, "D F"]:
+    """The map from normalised bands to the ``latent_dim`` of largest deviation, in proportion to it, of mean square 1."""
+    scale = front.scale.flatten()
+    chosen = scale.argsort(descending=True)[:latent_dim]
+    weight = torch.zeros(latent_dim, len(scale))
+    weight[torch.arange(latent_dim), chosen] = scale[chosen] / scale[chosen].square().mean().sqrt()
+    return weight
+
+
 class ImageQueryEncoder(nn.Module):
     """Pixels to latents, tile after tile, row by row, in the order of the queries within a tile.
 
@@ -71,7 +81,9 @@ class ImageQueryEncoder(nn.Module):
         self.front, self.queries = front, queries
         self.embed = nn.Linear(bands, queries.transformer.dim)
         self.project = nn.Linear(queries.transformer.dim, latent_dim)
-        self.norm = nn.RMSNorm(latent_dim, eps=1e-6, elementwise_affine=False)
+        self.linear = nn.Linear(bands, latent_dim, bias=False)
+        nn.init.normal_(self.project.weight, std=1e-3)
+        self.linear.weight.data.copy_(strongest_bands(front, latent_dim))
 
     def forward(self, signal: Float[Tensor, "B C H W"], rate: Rate) -> Float[Tensor, "B N D"]:
         """Latents of whole tiles, all at once."""
@@ -89,7 +101,8 @@ class ImageQueryEncoder(nn.Module):
 
     def _read(self, tiles: Tensor, rate: Rate) -> Tensor:
         queries, _ = self.queries(self.embed(tiles), rate.window, rate.queries)
-        return self.norm(self.project(queries)).flatten(1, 2)
+        _, near, _ = geometry(rate.window, self.queries.most, rate.queries)
+        return (self.project(queries) + self.linear(tiles[:, :, near])).flatten(1, 2)
 
 
 class ImageQueryDecoder(nn.Module):
@@ -102,7 +115,9 @@ class ImageQueryDecoder(nn.Module):
         self.front, self.queries, self.pixels = front, queries, pixels
         self.project = nn.Linear(latent_dim, queries.transformer.dim)
         self.head = nn.Linear(queries.transformer.dim, bands)
-        nn.init.normal_(self.head.weight, std=0.02)
+        self.linear = nn.Linear(latent_dim, bands, bias=False)
+        nn.init.normal_(self.head.weight, std=1e-3)
+        self.linear.weight.data.copy_(torch.linalg.pinv(strongest_bands(front, latent_dim)))
 
     def forward(
         self, latents: Float[Tensor, "B N D"], extent: Extent, rate: Rate
@@ -119,8 +134,10 @@ class ImageQueryDecoder(nn.Module):
 
     def _write(self, latents: Tensor, rate: Rate) -> Tensor:
         """Bands of each tile ``[B, M, P, F]``."""
-        queries = rearrange(self.project(latents), "b (m q) d -> b m q d", q=rate.queries)
-        return self.head(self.queries(queries, rate.window)[0])
+        latents = rearrange(latents, "b (m q) d -> b m q d", q=rate.queries)
+        _, _, nearest = geometry(rate.window, self.queries.most, rate.queries)
+        positions, _ = self.queries(self.project(latents), rate.window)
+        return self.head(positions) + self.linear(latents[:, :, nearest])
 
     def _assemble(self, tiles: Tensor, extent: Extent, rate: Rate) -> Tensor:
         height = rate.window[0]

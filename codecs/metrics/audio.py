@@ -8,9 +8,7 @@ from .mel import FLOOR, SCALES, log_mel, magnitudes, mel_filters
 from .pairs import check_pair
 
 
-def mel_distance(
-    reconstruction: Float[Tensor, "*B T"], reference: Float[Tensor, "*B T"], sample_rate: int
-) -> float:
+def mel_distance(reconstruction: Float[Tensor, "*B T"], reference: Float[Tensor, "*B T"], sample_rate: int) -> float:
     """L1 of log10 mel magnitudes, summed over seven window lengths; 0 is equal, about 5 is a hoarse codec.
 
     Args:
@@ -44,9 +42,7 @@ def log_spectral_distance(
     Source: Gray and Markel, "Distance measures for speech processing", 1976.
     """
     check_pair(reconstruction, reference)
-    pair = [
-        20 * magnitudes(signal, window).clamp(min=FLOOR).log10() for signal in (reconstruction, reference)
-    ]
+    pair = [20 * magnitudes(signal, window).clamp(min=FLOOR).log10() for signal in (reconstruction, reference)]
     return (pair[0] - pair[1]).square().mean(-2).sqrt().mean().item()
 
 

@@ -39,7 +39,8 @@ class CodeCounts:
         number of codes that would say as much if used evenly. ``bits`` per position is the entropy, summed over
         codebooks.
         """
-        values, bits = {}, 0.0
+        values: dict[str, float] = {}
+        bits = 0.0
         for book, counts in enumerate(self.per_codebook()):
             if total := int(counts.sum()):
                 share = counts.double() / total

@@ -39,9 +39,7 @@ def ssim(reconstruction: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C
     return structure(*pair)[0].mean().item()
 
 
-def ms_ssim(
-    reconstruction: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], scales: int = 5
-) -> float:
+def ms_ssim(reconstruction: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], scales: int = 5) -> float:
     """Multi-scale structural similarity of the images rounded to 8 bits, the mean over images; 1 is equal.
 
     Raises:
@@ -89,8 +87,7 @@ def structure(
     """SSIM and its contrast-structure factor, per image and channel, of pixels in [0, 1]."""
     if min(reference.shape[-2:]) < WINDOW:
         raise ValueError(
-            f"structural similarity needs {WINDOW} pixels a side, got {tuple(reference.shape[-2:])}; "
-            f"use larger images"
+            f"structural similarity needs {WINDOW} pixels a side, got {tuple(reference.shape[-2:])}; use larger images"
         )
     products = (reconstruction, reference, reconstruction**2, reference**2, reconstruction * reference)
     mean_x, mean_y, square_x, square_y, cross = blur(torch.stack(products)).unbind()

@@ -151,6 +151,25 @@ def test_tiles_are_read_alone(tiny_image_codec):
     assert torch.equal(codes[0][:2], codes[1][:2]) and not torch.equal(codes[0][3], codes[1][3])
 
 
+@pytest.mark.parametrize("tile", range(6))
+def test_a_tile_of_tokens_is_a_tile_of_pixels(tiny_image_codec, tile):
+    """Two rows of three tiles, row by row, 16 tokens each; their pixels overlap by the wavelet only."""
+    row, column = divmod(tile, 3)
+    inside = (slice(None), slice(16 * row + 6, 16 * row + 10), slice(16 * column + 6, 16 * column + 10))
+    signal = signal_of(tiny_image_codec, (32, 48), batch=1)
+    tokens = tiny_image_codec.encode(signal)
+    signal[0][inside] = -signal[0][inside]
+    others = tiny_image_codec.encode(signal)
+    differ = (others.codes != tokens.codes).view(6, 16).sum(-1)
+    assert differ.argmax() == tile
+    spoken = tokens.codes.clone()
+    spoken.view(6, 16)[tile] = (spoken.view(6, 16)[tile] + 1) % 64
+    changed = tiny_image_codec.decode(replace(tokens, streams=(spoken[:, 0],)))
+    change = (changed - tiny_image_codec.decode(tokens)).square().sum((0, 1))
+    loud = change.unflatten(1, (3, 16)).unflatten(0, (2, 16)).sum((1, 3))
+    assert loud.argmax() == tile and loud.flatten()[tile] > 0.5 * loud.sum()
+
+
 @EVERY
 def test_encode_and_decode_change_nothing_and_say_the_same_twice(codecs, kind):
     codec = codecs[kind].train()

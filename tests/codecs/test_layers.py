@@ -63,7 +63,7 @@ def test_heads_of_odd_pairs_are_refused():
 # -- windows -----------------------------------------------------------------------------------------------
 
 
-def reference_attention(attention, windows, positions, window):
+def reference_attention(attention, windows, positions, window, base):
     """Window by window, head by head, over a list of keys; zeros stand before the beginning."""
     count, dim = windows.shape[1], windows.shape[3]
     query, key, value = attention.project(windows).chunk(3, dim=-1)
@@ -78,8 +78,8 @@ def reference_attention(attention, windows, positions, window):
         heads = []
         for head in range(attention.heads):
             part = slice(head * width, (head + 1) * width)
-            turned = rotate(query[:, index, :, part], rotary_table(positions + index * window, width))
-            scores = turned @ rotate(keys[..., part], rotary_table(places, width)).mT / math.sqrt(width)
+            turned = rotate(query[:, index, :, part], rotary_table(positions + index * window, width, base))
+            scores = turned @ rotate(keys[..., part], rotary_table(places, width, base)).mT / math.sqrt(width)
             heads.append(scores.softmax(-1) @ values[..., part])
         rows.append(torch.cat(heads, dim=-1))
     return attention.out(torch.stack(rows, dim=1))
@@ -87,9 +87,8 @@ def reference_attention(attention, windows, positions, window):
 
 def reference(transformer, windows, positions, window):
     for block in transformer.blocks:
-        windows = windows + reference_attention(
-            block.attention, block.attention_norm(windows), positions, window
-        )
+        heard = block.attention_norm(windows)
+        windows = windows + reference_attention(block.attention, heard, positions, window, transformer.base)
         windows = windows + block.down(block.up(block.norm(windows)).relu() ** 2)
     return transformer.norm(windows)
 
@@ -219,18 +218,18 @@ def test_a_spectrum_is_the_log_magnitude_of_the_frame_that_ends_with_its_hop(siz
     window = torch.hann_window(size).double()
     frames = F.pad(signal[:, 0], (size - hop, 0)).unfold(1, size, hop)
     magnitude = torch.fft.rfft(frames * window).abs() * 2 / window.sum()
-    expected = 0.2 * (magnitude.square() + FLOOR**2).log() + 1
+    expected = ((magnitude.square() + FLOOR**2).log() + 9) / 4
     close(positions, expected.flatten(1).view(2, 6 // stack, -1), 1e-5)
     assert torch.equal(state, F.pad(signal, (size - hop, 0))[..., 6 * hop :])
 
 
-def test_a_bin_at_full_scale_is_one_and_silence_is_finite():
+def test_a_bin_at_full_scale_has_magnitude_one_and_silence_is_finite():
     front = plain_front(64, 32)
     tone = torch.cos(2 * math.pi * 8 / 64 * torch.arange(640, dtype=torch.float64))[None, None]
     spectra, _ = front(tone, front.initial_state(1))
-    assert float(spectra[0, -1, 8]) == pytest.approx(1, abs=1e-6) and spectra[0, -1].argmax() == 8
+    assert float(spectra[0, -1, 8]) == pytest.approx(9 / 4, abs=1e-6) and spectra[0, -1].argmax() == 8
     silence, _ = front(torch.zeros(1, 1, 64).double(), front.initial_state(1))
-    close(silence, torch.full_like(silence, 1 + 0.4 * math.log(FLOOR)))
+    close(silence, torch.full_like(silence, (9 + 2 * math.log(FLOOR)) / 4))
 
 
 @pytest.mark.parametrize("size, hop", [(24, 8), (40, 8), (9, 3)])

@@ -55,9 +55,7 @@ class AverageWeights(Callback):
     on_test_start = on_predict_start = on_validation_start
     on_test_end = on_predict_end = on_validation_end
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the average as the model and the training weights beside it."""
         if self.average:
             trained = {name: checkpoint["state_dict"][name] for name in self.average}
@@ -65,9 +63,7 @@ class AverageWeights(Callback):
             checkpoint["training_weights"] = first
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **second}
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the average from the model's weights; when training goes on, restore the training weights."""
         if trainer.state.fn == "fit" and "training_weights" in checkpoint:
             names = checkpoint["training_weights"]

@@ -1,0 +1,49 @@
+# make demo   real speech and a real photo through the bundled models, with a table and a report
+# make test   the one check: format, lint, types, tests
+# make bench  speed against EnCodec, as ratios of one run
+# Each makes .venv when it is missing, with `PYTHON` (3.10 to 3.13).
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test format lint types tests bench
+
+demo: .venv/demo
+	$(BIN)/python demo/demo.py
+
+test: format lint types tests
+
+format: .venv/test
+	$(BIN)/ruff format --check .
+
+lint: .venv/test
+	$(BIN)/ruff check .
+
+# Type checkers cannot follow the package mapping: show them a folder in which sigtok/ is this one.
+types: .venv/test
+	@mkdir -p .venv/types && ln -sfn "$(CURDIR)" .venv/types/sigtok
+	MYPYPATH=.venv/types $(BIN)/mypy --namespace-packages --explicit-package-bases \
+	  -p sigtok.codecs -p sigtok.train -p sigtok.export
+
+tests: .venv/test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+bench: .venv/bench
+	$(BIN)/python tests/benchmarks/speech.py
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/demo: .venv/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/test: .venv/demo
+	$(INSTALL) --editable ".[train,export,eval,dev]"
+	touch $@
+
+.venv/bench: .venv/test
+	$(INSTALL) encodec
+	touch $@

@@ -1,0 +1,54 @@
+"""Tiny untrained codecs, exported once a session."""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jaxtyping
+import pytest
+import torch
+
+from sigtok.codecs.audio.models import query_speech
+from sigtok.codecs.codec import Codec
+from sigtok.codecs.image.models import query_image
+from sigtok.export.write import write_onnx
+
+TRANSFORMER = dict(dim=32, heads=2, encoder_depth=1, decoder_depth=1, codebook_size=64, latent_dim=8)
+TINY = {
+    "audio": lambda: query_speech(**TRANSFORMER, decoder_blocks=1, codebooks=3, context=0.3),
+    "image": lambda: query_image(**TRANSFORMER, levels=2, tile=4, queries=16),
+}
+
+
+class Exported(NamedTuple):
+    codec: Codec
+    folder: Path
+    record: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def export_once(tmp_path_factory):
+    @functools.cache
+    def export(kind):
+        torch.manual_seed(0)
+        codec, folder = TINY[kind]().eval(), tmp_path_factory.mktemp("onnx") / kind
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # extents are symbols while tracing
+            return Exported(codec, folder, write_onnx(codec, folder, trials=10))
+
+    return export
+
+
+@pytest.fixture(scope="session", params=TINY)
+def exported(request, export_once):
+    return export_once(request.param)
+
+
+@pytest.fixture(scope="session")
+def audio(export_once):
+    return export_once("audio")
+
+
+@pytest.fixture(scope="session")
+def image(export_once):
+    return export_once("image")

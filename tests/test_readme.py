@@ -1,0 +1,42 @@
+"""The README runs as written, and the files that it names exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sigtok.codecs import pretrained
+from sigtok.export import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_runs(block, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(compile(block, "README.md", "exec"), names)  # the README is ours
+    assert names["tokens"].codes.shape[1] == 3
+    assert names["ids"].shape[0] == 1
+    assert names["signal"].abs().max() > 0.01
+
+
+def test_the_readme_opens_with_the_two_commands():
+    assert [line.split("#")[0].strip() for line in blocks("sh")[0].splitlines()] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("line", [line for line in blocks("sh")[1].splitlines() if line.startswith("sigtok ")])
+def test_every_sigtok_command_parses(line):
+    arguments = cli.parser().parse_args(shlex.split(line.split("#")[0])[1:])
+    assert getattr(arguments, "model", None) in (None, *pretrained.bundled())
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", README))))
+def test_named_files_exist(path):
+    assert (ROOT / path).exists()
