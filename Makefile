@@ -23,8 +23,8 @@ lint: .venv/test
 # Type checkers cannot follow the package mapping: show them a folder in which sigtok/ is this one.
 types: .venv/test
 	@mkdir -p .venv/types && ln -sfn "$(CURDIR)" .venv/types/sigtok
-	MYPYPATH=.venv/types $(BIN)/mypy --namespace-packages --explicit-package-bases \
-	  -p sigtok.codecs -p sigtok.train -p sigtok.export
+	cd .venv/types && MYPYPATH=. ../bin/mypy --config-file ../../pyproject.toml --namespace-packages \
+	  --explicit-package-bases -p sigtok.codecs -p sigtok.train -p sigtok.export
 
 tests: .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

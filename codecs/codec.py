@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
@@ -60,6 +60,8 @@ class Codec(nn.Module):
         decoder: See `Decoder`.
     """
 
+    encoder: Any
+    decoder: Any
     stream_id: bytes | None = None  # of a released model: what its files are signed with
 
     def __init__(self, spec: CodecSpec, encoder: nn.Module, quantizer: Quantizer, decoder: nn.Module) -> None:
@@ -142,7 +144,7 @@ class Codec(nn.Module):
         padded = pad_to(signal[None].to(self._device()), self.spec.padded(extent, rate))
         if 0 in padded.shape:
             empty = torch.zeros(1, 0, dtype=torch.int64, device=padded.device)
-            return Tokens((empty,) * (rate.codebooks or 0), (extent,), rate, self.spec)
+            return Tokens((empty,) * (rate.codebooks), (extent,), rate, self.spec)
         streams = self.quantizer.encode(self.encoder.piecewise(padded, rate), rate.codebooks)
         return Tokens(tuple(streams), (extent,), rate, self.spec)
 
@@ -171,9 +173,7 @@ class Codec(nn.Module):
         if signal.numel():
             peak = float(signal.abs().amax())  # NaN and inf show in the maximum
             if not peak <= LOUDEST:
-                raise ValueError(
-                    f"samples lie in [-1, 1], got one of magnitude {peak:g}; scale or repair the signal"
-                )
+                raise ValueError(f"samples lie in [-1, 1], got one of magnitude {peak:g}; scale or repair the signal")
         return signal
 
     def _device(self) -> torch.device:

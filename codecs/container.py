@@ -49,8 +49,7 @@ _FIELDS = (
 )  # fmt: skip
 _HEADER = struct.Struct("<" + "".join(code for _, code in _FIELDS))
 _OFFSETS = {
-    name: struct.calcsize("<" + "".join(code for _, code in _FIELDS[:place]))
-    for place, (name, _) in enumerate(_FIELDS)
+    name: struct.calcsize("<" + "".join(code for _, code in _FIELDS[:place])) for place, (name, _) in enumerate(_FIELDS)
 }
 _BOOK, _EXTRA = struct.Struct("<II"), struct.Struct("<HI")
 _CHUNK, _CRC = struct.Struct("<4sIIIQ"), struct.Struct("<I")
@@ -93,9 +92,7 @@ class _Plan:
 
     def __init__(self, spec: CodecSpec, extent: Extent, per_chunk: int) -> None:
         if bad := [stride for stride in spec.strides if per_chunk % stride]:
-            raise ValueError(
-                f"a chunk is a multiple of every stride, got {per_chunk} positions, stride {bad[0]}"
-            )
+            raise ValueError(f"a chunk is a multiple of every stride, got {per_chunk} positions, stride {bad[0]}")
         self.spec, self.per_chunk = spec, per_chunk
         self.positions, self.counts = spec.positions(extent), spec.token_counts(extent)
         self.chunks = -(-self.positions // per_chunk)
@@ -146,9 +143,7 @@ def write_container(stream: Stream) -> bytes:
     for chunk in plan:
         codes = tuple(book[part] for book, part in zip(stream.codes, chunk.slices, strict=True))
         values = code_bytes(codes)
-        block = (
-            chunk.head() + _CRC.pack(crc32(values, crc32(chunk.head()))) + pack(codes, spec.codebook_sizes)
-        )
+        block = chunk.head() + _CRC.pack(crc32(values, crc32(chunk.head()))) + pack(codes, spec.codebook_sizes)
         index += _ENTRY.pack(*chunk.entry(offset))
         offset += len(block)
         digest.update(values)
@@ -258,9 +253,7 @@ def _read_head(data: bytes, limits: Limits) -> tuple[Header, _Plan, int]:
     for name, (least, most) in _ranges(values["modality"] == 1, limits).items():
         within(_OFFSETS[name], name, values[name], least, most)
     if values["modality"] == 2:
-        within(
-            _OFFSETS["extent"], "height x width", values["extent"] * values["extent across"], 1, limits.pixels
-        )
+        within(_OFFSETS["extent"], "height x width", values["extent"] * values["extent across"], 1, limits.pixels)
     header = _header(data, values, size - 4, limits)
     plan = _Plan(header.spec, header.extent, values["chunk positions"])
     within(_OFFSETS["extent"], "codes in all", sum(plan.counts), 0, limits.tokens)
@@ -290,9 +283,7 @@ def _ranges(audio: bool, limits: Limits) -> dict[str, tuple[int, int]]:
 def _header(data: bytes, values: dict, end: int, limits: Limits) -> Header:
     books, offset = _read_books(data, values, end, limits)
     axes = values["modality"]
-    extent, hop, window = (
-        (values[name], values[f"{name} across"])[:axes] for name in ("extent", "hop", "window")
-    )
+    extent, hop, window = ((values[name], values[f"{name} across"])[:axes] for name in ("extent", "hop", "window"))
     return Header(
         modality="audio" if axes == 1 else "image",
         extent=extent,

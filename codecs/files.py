@@ -13,9 +13,7 @@ from .spec import CodecSpec, Rate
 from .tokens import Tokens
 
 
-def compress(
-    codec: Codec, signal: Tensor, rate: Rate | None = None, *, sample_rate: int | None = None
-) -> bytes:
+def compress(codec: Codec, signal: Tensor, rate: Rate | None = None, *, sample_rate: int | None = None) -> bytes:
     """The file of one signal.
 
     Args:

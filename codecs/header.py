@@ -177,9 +177,7 @@ def same(offset: int, name: str, value: object, expected: object) -> None:
         raise BitstreamError(f"byte {offset}: {name} should be {expected!r}, got {value!r}")
 
 
-def same_fields(
-    data: bytes, offset: int, layout: struct.Struct, names: tuple[str, ...], right: tuple
-) -> None:
+def same_fields(data: bytes, offset: int, layout: struct.Struct, names: tuple[str, ...], right: tuple) -> None:
     """All fields of a structure are the ones that follow from what was read before."""
     values = layout.unpack(take(data, offset, layout.size, names[0]))
     for name, value, expected in zip(names, values, right, strict=True):

@@ -95,9 +95,7 @@ def read_audio(
     with _opened_audio(path) as sound:
         frames = sound.frames - start if frames is None else frames
         if start < 0 or frames < 0 or start + frames > sound.frames:
-            raise ValueError(
-                f"{path}: has {sound.frames} samples, asked for {frames} from {start}; ask for less"
-            )
+            raise ValueError(f"{path}: has {sound.frames} samples, asked for {frames} from {start}; ask for less")
         if frames * sound.channels > MAX_SAMPLES:
             raise ValueError(
                 f"{path}: {frames} x {sound.channels} samples are more than {MAX_SAMPLES} in one read; "
@@ -126,8 +124,10 @@ def write_audio(path: PathLike, signal: Any, sample_rate: int) -> None:
     signal = _of_rank(path, signal, 2, "[channels, samples]")
     _check_rate(path, sample_rate)
     pcm = np.clip(np.rint(_in_range(path, signal, warn=False) * 32768), -32768, 32767).astype(np.int16)
+    encoded = io.BytesIO()  # libsndfile cannot tell a full disk from its own faults
+    soundfile.write(encoded, pcm.T, sample_rate, format=formats[suffix], subtype="PCM_16")
     with _replacing(path) as file:
-        soundfile.write(file, pcm.T, sample_rate, format=formats[suffix], subtype="PCM_16")
+        file.write(encoded.getbuffer())
 
 
 def read_image(path: PathLike) -> np.ndarray:
@@ -158,9 +158,7 @@ def read_image(path: PathLike) -> np.ndarray:
         except _Refused:
             raise
         except Image.UnidentifiedImageError as error:
-            raise ValueError(
-                f"{path}: damaged or truncated {form} (no whole header); get it again"
-            ) from error
+            raise ValueError(f"{path}: damaged or truncated {form} (no whole header); get it again") from error
         except Exception as error:  # decoders of damaged files raise anything
             raise ValueError(f"{path}: damaged or truncated {form} ({error}); get it again") from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1) * 2 - 1)
@@ -185,9 +183,7 @@ def write_image(path: PathLike, signal: Any) -> None:
     suffix = _known_suffix(path, options)
     signal = _of_rank(path, signal, 3, "[3 or 1, height, width]")
     if signal.shape[0] not in (1, 3) or 0 in signal.shape:
-        raise ValueError(
-            f"{path}: a picture is [3 or 1, height, width], got {signal.shape}; pass one picture"
-        )
+        raise ValueError(f"{path}: a picture is [3 or 1, height, width], got {signal.shape}; pass one picture")
     pixels = to_pixels(_in_range(path, signal, warn=False))
     with _replacing(path) as file:
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, **options[suffix])
@@ -214,9 +210,7 @@ def _audio_format(file: BinaryIO) -> str | None:
     if head[:4] == b"OggS":
         return "OGG" if any(mark in head for mark in (b"OpusHead", b"\x01vorbis", b"\x7fFLAC")) else None
     while head[:3] == b"ID3" and len(head) >= 10:  # a tag before the sound; its size is 4 x 7 bits
-        offset = 10 + sum(
-            (byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True)
-        )
+        offset = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
         head = _head(file, file.tell() - len(head) + offset, 64)
     file.seek(-len(head), os.SEEK_CUR)
     return "MP3" if _mp3_frame(head) else "FLAC" if head[:4] == b"fLaC" else None
@@ -247,9 +241,7 @@ def _opened_audio(path: PathLike) -> Iterator[Any]:
     with _Nameless(io.FileIO(path)) as file:
         form = _audio_format(file)
         if form is None:
-            raise ValueError(
-                f"{path}: not a sound file that is read here; convert it to WAV, FLAC, Opus or MP3"
-            )
+            raise ValueError(f"{path}: not a sound file that is read here; convert it to WAV, FLAC, Opus or MP3")
         if form == "WAV":
             _check_wav(path, file)
         if form == "OGG":
@@ -261,13 +253,9 @@ def _opened_audio(path: PathLike) -> Iterator[Any]:
             with soundfile.SoundFile(file) as sound:
                 _check_rate(path, sound.samplerate)
                 if sound.frames >= 2**62:
-                    raise ValueError(
-                        f"{path}: its header does not say how long it is; rewrite it, for example as FLAC"
-                    )
+                    raise ValueError(f"{path}: its header does not say how long it is; rewrite it, for example as FLAC")
                 if sound.channels > MAX_CHANNELS:
-                    raise ValueError(
-                        f"{path}: at most {MAX_CHANNELS} channels, got {sound.channels}; split it first"
-                    )
+                    raise ValueError(f"{path}: at most {MAX_CHANNELS} channels, got {sound.channels}; split it first")
                 yield sound
         except soundfile.LibsndfileError as error:
             reason = error.error_string.strip(" .")
@@ -307,9 +295,7 @@ def _check_ogg(path: PathLike, file: BinaryIO) -> None:
     lengths = tail[page + 27 : page + 27 + header[26]]
     whole = len(lengths) == header[26] and page + 27 + header[26] + sum(lengths) <= len(tail)
     if page < 0 or not whole or not header[5] & 4:
-        raise ValueError(
-            f"{path}: truncated, its end-of-stream page is missing ({end} bytes are there); get it again"
-        )
+        raise ValueError(f"{path}: truncated, its end-of-stream page is missing ({end} bytes are there); get it again")
 
 
 def _check_mp3(path: PathLike, file: BinaryIO) -> None:
@@ -323,9 +309,7 @@ def _check_mp3(path: PathLike, file: BinaryIO) -> None:
     if position > end:
         raise ValueError(f"{path}: truncated, its last frame ends at byte {position} of {end}; get it again")
     if len(rates) > 1:
-        raise ValueError(
-            f"{path}: its bit rate varies and no header says how long it is; rewrite it, as FLAC"
-        )
+        raise ValueError(f"{path}: its bit rate varies and no header says how long it is; rewrite it, as FLAC")
 
 
 def _check_rate(path: PathLike, rate: int) -> None:
@@ -339,9 +323,7 @@ def _frames(path: PathLike, sound: Any, count: int) -> np.ndarray:
         blocks.append(block)
         missing -= len(block)
     if missing:
-        raise ValueError(
-            f"{path}: its header says {missing} more samples than it holds (truncated); get it again"
-        )
+        raise ValueError(f"{path}: its header says {missing} more samples than it holds (truncated); get it again")
     return np.ascontiguousarray(np.concatenate(blocks).T)
 
 
@@ -392,13 +374,9 @@ def _check_picture(path: PathLike, picture: Any) -> None:
             f"{path}: at most {MAX_PIXELS} pixels and {MAX_SIDE} a side, got {width}x{height}; scale it down"
         )
     if picture.format != "MPO" and getattr(picture, "is_animated", False):
-        raise _Refused(
-            f"{path}: one picture is read, this file has several (animation or pages); extract one first"
-        )
+        raise _Refused(f"{path}: one picture is read, this file has several (animation or pages); extract one first")
     if picture.mode in ("I", "F", "LAB", "HSV"):
-        raise _Refused(
-            f"{path}: pixels of mode {picture.mode} have no agreed range; save it with 8 or 16 bits first"
-        )
+        raise _Refused(f"{path}: pixels of mode {picture.mode} have no agreed range; save it with 8 or 16 bits first")
 
 
 def _rgb(path: PathLike, picture: Any) -> np.ndarray:
@@ -438,9 +416,7 @@ def _in_range(path: PathLike, signal: np.ndarray, *, warn: bool) -> np.ndarray:
         where = tuple(int(index) for index in np.argwhere(~np.isfinite(signal))[0])
         raise ValueError(f"{path}: samples are finite, got {signal[where]} at {where}; repair it first")
     if peak > MAX_PEAK:
-        raise ValueError(
-            f"{path}: samples are in [-1, 1], got a peak of {peak:.3g} (over-range); scale it first"
-        )
+        raise ValueError(f"{path}: samples are in [-1, 1], got a peak of {peak:.3g} (over-range); scale it first")
     if warn and peak > 1 + 1e-3:
         warnings.warn(f"{path}: peak {peak:.3g} is clipped to 1; scale it to keep its shape", stacklevel=3)
     return np.clip(signal, -1, 1) if peak > 1 else signal
@@ -449,9 +425,7 @@ def _in_range(path: PathLike, signal: np.ndarray, *, warn: bool) -> np.ndarray:
 def _of_rank(path: PathLike, signal: Any, rank: int, shape: str) -> np.ndarray:
     signal = np.asarray(signal, dtype=np.float32)
     if signal.ndim != rank:
-        raise ValueError(
-            f"{path}: the signal is {shape}, got shape {signal.shape}; pass one item of the batch"
-        )
+        raise ValueError(f"{path}: the signal is {shape}, got shape {signal.shape}; pass one item of the batch")
     return signal
 
 

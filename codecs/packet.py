@@ -111,6 +111,4 @@ def _read_varint(data: bytes, offset: int, name: str) -> tuple[int, int]:
         if byte < 128:
             same(offset, f"bytes of {name}", place + 1, len(_varint(value)))
             return value, offset + place + 1
-    raise BitstreamError(
-        f"byte {offset}: {name} takes at most {_VARINT} bytes and {len(data) - offset} are here"
-    )
+    raise BitstreamError(f"byte {offset}: {name} takes at most {_VARINT} bytes and {len(data) - offset} are here")

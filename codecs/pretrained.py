@@ -170,9 +170,7 @@ def _parse(text: bytes, where: str) -> dict[str, Any]:
         if not re.fullmatch(f"[0-9a-f]{{{size}}}", record[name]):
             raise ValueError(f"{where}: {name} is {size} hexadecimal digits, got {record[name][:80]!r}")
     if record["builder"] not in BUILDERS:
-        raise ValueError(
-            f"{where}: builders are {sorted(BUILDERS)}, got {record['builder'][:80]!r}; update sigtok"
-        )
+        raise ValueError(f"{where}: builders are {sorted(BUILDERS)}, got {record['builder'][:80]!r}; update sigtok")
     _check_arguments(record["arguments"], where)
     return record
 
@@ -203,8 +201,7 @@ def _build(record: dict[str, Any], weights: bytes, where: str) -> Codec:
     digest = hashlib.sha256(weights).hexdigest()
     if digest != record["weights_sha256"]:
         raise ValueError(
-            f"{where}: model.safetensors should have SHA-256 {record['weights_sha256']}, got {digest}; "
-            f"fetch it again"
+            f"{where}: model.safetensors should have SHA-256 {record['weights_sha256']}, got {digest}; fetch it again"
         )
     try:
         tensors = safetensors.torch.load(weights)
@@ -215,9 +212,7 @@ def _build(record: dict[str, Any], weights: bytes, where: str) -> Codec:
     _load_tensors(codec, tensors, where)
     identity = stream_id(codec)
     if identity.hex() != record["stream_id"]:
-        raise ValueError(
-            f"{where} should have stream id {record['stream_id']}, its weights give {identity.hex()}"
-        )
+        raise ValueError(f"{where} should have stream id {record['stream_id']}, its weights give {identity.hex()}")
     codec.stream_id = identity
     return codec.eval()
 
@@ -240,9 +235,7 @@ def _check_spec(built: CodecSpec, values: dict[str, Any], where: str) -> None:
     for field in fields(CodecSpec):
         value, found = getattr(stored, field.name), getattr(built, field.name)
         if value != found:
-            raise ValueError(
-                f"{where}: {field.name} of its spec is {value!r:.200}, its builder gives {found!r:.200}"
-            )
+            raise ValueError(f"{where}: {field.name} of its spec is {value!r:.200}, its builder gives {found!r:.200}")
 
 
 def _load_tensors(codec: Codec, tensors: dict[str, Tensor], where: str) -> None:
@@ -268,9 +261,7 @@ def _load_tensors(codec: Codec, tensors: dict[str, Tensor], where: str) -> None:
 
 
 def _stored(codec: Codec, half: bool) -> dict[str, Tensor]:
-    tensors = {
-        name: tensor.detach().cpu().clone().contiguous() for name, tensor in codec.state_dict().items()
-    }
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in codec.state_dict().items()}
     if half:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     return tensors

@@ -72,9 +72,7 @@ class QueryEncoder(nn.Module):
         queries: Most queries per window.
     """
 
-    def __init__(
-        self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int
-    ) -> None:
+    def __init__(self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int) -> None:
         super().__init__()
         self.transformer, self.windows, self.most = transformer, windows, queries
         self.query = nn.Parameter(torch.randn(queries, transformer.dim) * 0.5)
@@ -107,9 +105,7 @@ class QueryDecoder(nn.Module):
     Arguments as `QueryEncoder`.
     """
 
-    def __init__(
-        self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int
-    ) -> None:
+    def __init__(self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int) -> None:
         super().__init__()
         self.transformer, self.windows, self.most = transformer, windows, queries
         self.mask = nn.Parameter(torch.randn(transformer.dim) * 0.5)

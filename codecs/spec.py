@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from typing import Any, Literal
 
+Unset = Any  # None until `CodecSpec.resolve`, which leaves no field unset; a checker need not ask again
 Extent = tuple[int, ...]  # samples of a signal, (T,), or pixels of an image, (height, width); without padding
 LOUDEST = 8.0  # a signal beyond this is not in [-1, 1] by any reading (integers, or a broken file)
 
@@ -33,9 +34,9 @@ class Rate:
         window: Positions per window along each axis, one of ``CodecSpec.windows``.
     """
 
-    codebooks: int | None = None
-    queries: int | None = None
-    window: tuple[int, ...] | None = None
+    codebooks: int | Unset = None
+    queries: int | Unset = None
+    window: tuple[int, ...] | Unset = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,14 +139,12 @@ class CodecSpec:
     def token_rate(self, rate: Rate | None = None) -> float:
         """Tokens per second over all codebooks in use."""
         rate = self.resolve(rate)
-        assert rate.window and rate.queries
         per_position = sum(1 / stride for stride in self.strides[: rate.codebooks])
         return float(self.frame_rate) * rate.queries / rate.window[0] * per_position
 
     def nominal_bits_per_second(self, rate: Rate | None = None) -> float:
         """Bits per second at log2 K bits a token, before any entropy coding or container."""
         rate = self.resolve(rate)
-        assert rate.window and rate.queries
         bits = sum(
             math.log2(size) / stride
             for size, stride in zip(self.codebook_sizes[: rate.codebooks], self.strides, strict=False)
@@ -157,7 +156,6 @@ class CodecSpec:
     def step(self, rate: Rate | None = None) -> Extent:
         """Samples or pixels per window along each axis; padded extents are multiples of it."""
         window = self.resolve(rate).window
-        assert window
         return tuple(hop * size for hop, size in zip(self.hop, window, strict=True))
 
     def grid(self, extent: Extent, rate: Rate | None = None) -> Extent:
@@ -167,9 +165,7 @@ class CodecSpec:
 
     def padded(self, extent: Extent, rate: Rate | None = None) -> Extent:
         """The extent rounded up to whole windows."""
-        return tuple(
-            count * step for count, step in zip(self.grid(extent, rate), self.step(rate), strict=True)
-        )
+        return tuple(count * step for count, step in zip(self.grid(extent, rate), self.step(rate), strict=True))
 
     def check_extent(self, extent: Extent) -> None:
         """Raise ValueError unless the extent has this modality's axes and no negative size.
@@ -183,7 +179,6 @@ class CodecSpec:
     def positions(self, extent: Extent, rate: Rate | None = None) -> int:
         """Latent positions N of a signal: windows x queries."""
         queries = self.resolve(rate).queries
-        assert queries
         return math.prod(self.grid(extent, rate)) * queries
 
     def token_counts(self, extent: Extent, rate: Rate | None = None) -> tuple[int, ...]:
@@ -194,9 +189,7 @@ class CodecSpec:
     def bits(self, extent: Extent, rate: Rate | None = None) -> int:
         """Bits of a signal when every code takes ceil(log2 K) bits."""
         counts = self.token_counts(extent, rate)
-        return sum(
-            count * (size - 1).bit_length() for count, size in zip(counts, self.codebook_sizes, strict=False)
-        )
+        return sum(count * (size - 1).bit_length() for count, size in zip(counts, self.codebook_sizes, strict=False))
 
     # -- data --------------------------------------------------------------------------------------------
 

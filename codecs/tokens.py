@@ -73,8 +73,7 @@ class Tokens:
         extent = self.extents[index]
         counts = self.spec.token_counts(extent, self.rate)
         streams = tuple(
-            stream[index : index + 1 or None, :count]
-            for stream, count in zip(self.streams, counts, strict=True)
+            stream[index : index + 1 or None, :count] for stream, count in zip(self.streams, counts, strict=True)
         )
         return replace(self, streams=streams, extents=(extent,))
 

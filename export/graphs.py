@@ -1,9 +1,12 @@
 """The modules that become ONNX graphs: signal to dense codes, dense codes to signal.
 
-Whole windows at once, real arithmetic, no loop and no branch: batch and extent stay symbols. `runtime` documents names and shapes.
+Whole windows at once, real arithmetic, no loop and no branch: batch and extent stay symbols. `runtime` documents
+names and shapes.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import onnx
 import torch
@@ -75,6 +78,7 @@ class DecodeGraph(nn.Module):
     def example(self) -> tuple[Tensor, dict[int, Dim]]:
         """An input and its symbolic axes."""
         queries, books = self.rate.queries, self.rate.codebooks
+        shape: tuple[int, ...]
         if self.codec.spec.modality == "image":
             shape, names = (3, 2, queries), {2: Dim("rows"), 3: Dim("columns")}
         else:
@@ -96,7 +100,7 @@ def to_onnx(graph: EncodeGraph | DecodeGraph, properties: dict[str, str]) -> byt
             operators without control flow.
     """
     example, axes = graph.example()
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         graph.eval(),
         (example,),
         dynamo=True,
@@ -112,9 +116,7 @@ def to_onnx(graph: EncodeGraph | DecodeGraph, properties: dict[str, str]) -> byt
     optimizer.remove_unused_nodes(program.model)
     model = program.model_proto
     if model.ByteSize() > LARGEST:
-        raise ValueError(
-            f"an ONNX file has at most {LARGEST} bytes, got {model.ByteSize()}; use a smaller codec"
-        )
+        raise ValueError(f"an ONNX file has at most {LARGEST} bytes, got {model.ByteSize()}; use a smaller codec")
     _check(model, axes)
     _clean(model)
     onnx.helper.set_model_props(model, properties)
@@ -139,9 +141,7 @@ def _check(model: onnx.ModelProto, axes: dict[int, Dim]) -> None:
     used = {node.op_type for node in model.graph.node}
     domains = {entry.domain for entry in model.opset_import}
     if used & CONTROL_FLOW or domains != {""} or model.functions:
-        raise ValueError(
-            f"a graph is ONNX without {sorted(CONTROL_FLOW)}, got {sorted(used)} of domains {domains}"
-        )
+        raise ValueError(f"a graph is ONNX without {sorted(CONTROL_FLOW)}, got {sorted(used)} of domains {domains}")
 
 
 def _clean(model: onnx.ModelProto) -> None:

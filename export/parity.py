@@ -37,7 +37,9 @@ class Parity:
     def check(self) -> None:
         """Raise ValueError, with the figures, unless the graphs are good enough to ship."""
         if not self.agreement >= AGREEMENT:
-            shares = [f"{equal / max(1, compared):.4f}" for equal, compared in zip(self.equal, self.compared, strict=True)]
+            shares = [
+                f"{equal / max(1, compared):.4f}" for equal, compared in zip(self.equal, self.compared, strict=True)
+            ]
             raise ValueError(
                 f"a graph gives at least {AGREEMENT:.2%} of its codec's codes, got {self.agreement:.4%} of "
                 f"{sum(self.compared)} ({', '.join(shares)} by codebook); nothing was written"
@@ -97,7 +99,13 @@ def _extents(codec: Codec, rate: Rate, trials: int, dice: np.random.Generator) -
         most = tuple(max(int(SECONDS * (spec.sample_rate or 1)), 4 * step) for step in steps)
     else:
         most = tuple(int(WINDOWS * step) for step in steps)
-    edges = [(1,) * len(steps), steps, tuple(step + 1 for step in steps), tuple(max(1, step - 1) for step in steps), most]
+    edges = [
+        (1,) * len(steps),
+        steps,
+        tuple(step + 1 for step in steps),
+        tuple(max(1, step - 1) for step in steps),
+        most,
+    ]
     yield from edges[:trials]
     for trial in range(trials - len(edges)):
         sizes = [np.exp(dice.uniform(0, np.log(size))) if trial % 2 else dice.uniform(1, size) for size in most]

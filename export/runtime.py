@@ -6,9 +6,10 @@ The folder is the one that `write_onnx` makes, at one rate (window and queries; 
     decoder_model.onnx   audio_codes [B, Q, N]         -> audio_values [B, C, whole windows]
     onnx.json            spec, rate, stream id, SHA-256 of both files, what was measured
 
-An image codec has ``pixel_values [B, 3, H, W] -> codes [B, Q, rows, columns, queries] -> pixel_values`` instead: the tiles
-stand where they are in the picture. The encoder takes any extent and fills up to whole windows; the decoder gives whole
-windows, to be cut. Codes are int64; -1 is a code that was not sent and adds nothing, so one graph decodes every prefix.
+An image codec has ``pixel_values [B, 3, H, W] -> codes [B, Q, rows, columns, queries] -> pixel_values`` instead: the
+tiles stand where they are in the picture. The encoder takes any extent and fills up to whole windows; the decoder
+gives whole windows, to be cut. Codes are int64; -1 is a code that was not sent and adds nothing, so one graph decodes
+every prefix.
 
 A graph has no state and works on a signal at once: memory grows with its length, several hundred bytes a sample.
 """
@@ -116,23 +117,17 @@ class OnnxCodec:
         rate = self._resolved(codes.rate)
         self._check_codes(codes.codes, codes.extents, rate)
         rows = zip(codes.codes, codes.extents, strict=True)
-        signals = [
-            self._decode_one(row[:, : self.spec.positions(extent, rate)], extent) for row, extent in rows
-        ]
+        signals = [self._decode_one(row[:, : self.spec.positions(extent, rate)], extent) for row, extent in rows]
         return np.stack(signals) if len({item.shape for item in signals}) == 1 else signals
 
-    def compress(
-        self, signal: np.ndarray, rate: Rate | None = None, *, sample_rate: int | None = None
-    ) -> bytes:
+    def compress(self, signal: np.ndarray, rate: Rate | None = None, *, sample_rate: int | None = None) -> bytes:
         """The `.sgt` file of one signal ``[1, C, *extent]``; equal codes give the bytes of `sigtok.codecs.files`.
 
         Raises:
             ValueError: If the signal is not one that the codec takes, or not one signal.
         """
         if len(signal) != 1:
-            raise ValueError(
-                f"a file holds one signal, [1, C, *extent], got {len(signal)}; compress them one by one"
-            )
+            raise ValueError(f"a file holds one signal, [1, C, *extent], got {len(signal)}; compress them one by one")
         codes = self.encode(signal, rate, sample_rate=sample_rate)
         header = Header.of(self.spec, codes.rate, codes.extents[0], self.stream_id)
         return write(Stream(header, tuple(codes.codes[0])))
@@ -192,9 +187,7 @@ class OnnxCodec:
         spec.check_extent(signal.shape[1:])
         peak = float(np.abs(signal).max(initial=0))  # NaN and inf show in the maximum
         if not peak <= LOUDEST:
-            raise ValueError(
-                f"samples lie in [-1, 1], got one of magnitude {peak:g}; scale or repair the signal"
-            )
+            raise ValueError(f"samples lie in [-1, 1], got one of magnitude {peak:g}; scale or repair the signal")
         return signal
 
     def _check_codes(self, codes: np.ndarray, extents: tuple[Extent, ...], rate: Rate) -> None:
@@ -265,13 +258,9 @@ def open_graph(
     model = _read(folder / name)
     digest = hashlib.sha256(model).hexdigest()
     if digest != record.digests[name]:
-        raise ValueError(
-            f"{folder / name} should have SHA-256 {record.digests[name]}, got {digest}; export it again"
-        )
+        raise ValueError(f"{folder / name} should have SHA-256 {record.digests[name]}, got {digest}; export it again")
     if OUTSIDE in model:
-        raise ValueError(
-            f"{folder / name} keeps tensors in further files, which are not read; export it again"
-        )
+        raise ValueError(f"{folder / name} keeps tensors in further files, which are not read; export it again")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:

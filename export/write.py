@@ -40,7 +40,8 @@ def write_onnx(
         What ``onnx.json`` says.
 
     Raises:
-        ValueError: If fewer than 99.9 % of the codes agree, or equal codes decode more than 1e-3 apart, with the figures;
+        ValueError: If fewer than 99.9 % of the codes agree, or equal codes decode more than 1e-3 apart, with the
+        figures;
             or the codec cannot be a graph.
     """
     if trials < 1:

@@ -59,9 +59,7 @@ PUBLIC = {
     "load", "save",
 }  # fmt: skip
 
-SOURCES = {
-    path.relative_to(ROOT).as_posix(): path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")
-}
+SOURCES = {path.relative_to(ROOT).as_posix(): path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
 
 
 def module_name(source):
@@ -129,9 +127,7 @@ def may_import(source, name):
 
 def test_every_import_is_allowed():
     pairs = ((source, name) for source in SOURCES for name in imported(source))
-    report(
-        f"{source} imports {name}, which it may not" for source, name in pairs if not may_import(source, name)
-    )
+    report(f"{source} imports {name}, which it may not" for source, name in pairs if not may_import(source, name))
 
 
 def test_the_lists_forbid_what_the_design_forbids():
@@ -150,9 +146,7 @@ def crosses_folders(source, node):
 
 
 def stays_in_its_folder(source, node):
-    return any(
-        name in MODULES and name.rpartition(".")[0] == package_of(source) for name in targets(source, node)
-    )
+    return any(name in MODULES and name.rpartition(".")[0] == package_of(source) for name in targets(source, node))
 
 
 def test_inside_one_folder_imports_are_relative_and_across_folders_absolute():
@@ -170,9 +164,7 @@ def test_inside_one_folder_imports_are_relative_and_across_folders_absolute():
 
 def test_no_module_imports_from_an_init():
     pairs = ((source, name) for source in SOURCES for name in imported(source) & PACKAGES)
-    report(
-        f"{source} imports from {name}/__init__.py: name the module that defines it" for source, name in pairs
-    )
+    report(f"{source} imports from {name}/__init__.py: name the module that defines it" for source, name in pairs)
 
 
 def test_codecs_import_only_leftwards():
@@ -192,9 +184,7 @@ def test_codecs_import_only_leftwards():
 
 
 def test_imports_make_no_cycle():
-    graph = {
-        name: imported(source) & set(MODULES) for name, source in MODULES.items() if name not in PACKAGES
-    }
+    graph = {name: imported(source) & set(MODULES) for name, source in MODULES.items() if name not in PACKAGES}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -230,9 +220,7 @@ def test_torch_free_modules_never_name_torch(source):
         if name not in reached and name != "sigtok.codecs.media":
             reached.add(name)
             waiting += imported(MODULES[name]) & set(MODULES)
-            assert not any(under(other, {"torch"}) for other in imported(MODULES[name])), (
-                f"{source} -> {name}"
-            )
+            assert not any(under(other, {"torch"}) for other in imported(MODULES[name])), f"{source} -> {name}"
 
 
 # -- what codecs offers ------------------------------------------------------------------------------------

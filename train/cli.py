@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentError
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -18,7 +18,7 @@ MISTAKES = (ArgumentError, MisconfigurationException, ValueError, TypeError, OSE
 class CodecCLI(LightningCLI):
     """LightningCLI that takes settings from the YAML and the command line only, and says what is wrong in a line."""
 
-    trainer: Trainer | None = None
+    trainer: Any = None
 
     def _parse_ckpt_path(self) -> None:
         """Leave the settings alone: Lightning would let those inside a resumed checkpoint win, silently."""

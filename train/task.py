@@ -113,7 +113,8 @@ class CodecTask(LightningModule):
 
     def check_finite(self, losses: dict[str, Tensor]) -> None:
         """Raise ValueError if a loss is not finite; looked at when values are logged, to wait for no device."""
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        trainer: Any = self.trainer
+        if self.global_step % trainer.log_every_n_steps == 0:
             bad = sorted(name for name, loss in losses.items() if not loss.isfinite())
             if bad:
                 raise ValueError(
@@ -127,7 +128,8 @@ class CodecTask(LightningModule):
         """Set what this step depends on from its number alone: settings of the optimizer and random numbers."""
         torch.manual_seed(hash((self.seed, self.global_step, batch_idx, self.global_rank)))
         rate = self.current_learning_rate()
-        for group in self.optimizers().param_groups:
+        optimizer: Any = self.optimizers()
+        for group in optimizer.param_groups:
             group.update(lr=rate, betas=self.betas, weight_decay=self.weight_decay * group["decays"])
         self.log("train/learning_rate", rate)
 
@@ -258,4 +260,5 @@ def whole_windows(signal: Tensor, step: tuple[int, ...]) -> Tensor:
 
 def crop_to(signal: Tensor, extent: tuple[int, ...]) -> Tensor:
     """The first samples or pixels along every axis."""
-    return signal[(..., *(slice(size) for size in extent))]
+    index: tuple[Any, ...] = (..., *(slice(size) for size in extent))
+    return signal[index]

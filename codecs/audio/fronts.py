@@ -6,6 +6,8 @@ and comes out.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -77,6 +79,7 @@ class SpectrumBack(nn.Module):
 
     basis: Tensor
     envelope: Tensor
+    blocks: Any  # of CausalBlock
 
     def __init__(self, size: int, hop: int, stack: int, dim: int, blocks: int) -> None:
         super().__init__()
@@ -123,7 +126,8 @@ class SpectrumBack(nn.Module):
         """Finished samples ``[B, F * hop]`` and the unfinished ones behind them ``[B, size - hop]``."""
         parts = waves.reshape(*waves.shape[:2], -1, self.hop).unbind(2)
         last = len(parts) - 1
-        total = sum(F.pad(part, (0, 0, shift, last - shift)) for shift, part in enumerate(parts)).flatten(1)
+        shifted = [F.pad(part, (0, 0, shift, last - shift)).flatten(1) for shift, part in enumerate(parts)]
+        total = sum(shifted[1:], start=shifted[0])
         head = total[:, : tail.shape[1]] + tail
         total = torch.cat((head, total[:, tail.shape[1] :]), dim=1)
         done = total.shape[1] - tail.shape[1]

@@ -33,6 +33,8 @@ class AudioQueryEncoder(nn.Module):
         hop: Samples per position.
     """
 
+    front: Any  # its forward is that of `SpectrumFront`
+
     def __init__(self, front: nn.Module, queries: QueryEncoder, latent_dim: int, hop: int) -> None:
         super().__init__()
         self.front, self.queries, self.hop = front, queries, hop
@@ -66,6 +68,8 @@ class AudioQueryEncoder(nn.Module):
 class AudioQueryDecoder(nn.Module):
     """Latents to waveform. Arguments mirror `AudioQueryEncoder`."""
 
+    back: Any  # its forward is that of `SpectrumBack`
+
     def __init__(self, back: nn.Module, queries: QueryDecoder, latent_dim: int) -> None:
         super().__init__()
         self.back, self.queries = back, queries
@@ -87,9 +91,7 @@ class AudioQueryDecoder(nn.Module):
         samples, state = self.step(latents, self.initial_state(latents.shape[0], rate), rate)
         return self._align([samples], state)
 
-    def piecewise(
-        self, latents: Float[Tensor, "B N D"], extent: Extent, rate: Rate
-    ) -> Float[Tensor, "B 1 T"]:
+    def piecewise(self, latents: Float[Tensor, "B N D"], extent: Extent, rate: Rate) -> Float[Tensor, "B 1 T"]:
         """The same signal, `PIECE` windows at a time."""
         state, samples = self.initial_state(latents.shape[0], rate), []
         for chunk in latents.split(PIECE * rate.queries, dim=1):

@@ -6,8 +6,8 @@ queries.
     pixels -YCbCr, wavelet packet-> bands on a 16 x 16 grid per tile -queries-> latents      (encoder)
     latents -queries + masks-> bands -inverse wavelet packet, RGB-> pixels                    (decoder)
 
-Tiles are read alone; the wavelet packet overlaps them, so that no seam shows where they meet. Beside the transformers runs
-a linear path: the codec starts as vector quantization of the strongest bands, and learns what to add to it.
+Tiles are read alone; the wavelet packet overlaps them, so that no seam shows where they meet. Beside the transformers
+runs a linear path: the codec starts as vector quantization of the strongest bands, and learns what to add to it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class WaveletFront(nn.Module):
 
 
 def strongest_bands(front: WaveletFront, latent_dim: int) -> Float[Tensor, "D F"]:
-    """The map from normalised bands to the ``latent_dim`` of largest deviation, in proportion to it, of mean square 1."""
+    """The map from normalised bands to those of largest deviation, in proportion to it, of mean square 1."""
     scale = front.scale.flatten()
     chosen = scale.argsort(descending=True)[:latent_dim]
     weight = torch.zeros(latent_dim, len(scale))
@@ -108,9 +108,7 @@ class ImageQueryEncoder(nn.Module):
 class ImageQueryDecoder(nn.Module):
     """Latents to pixels. Arguments mirror `ImageQueryEncoder`; ``pixels`` is the side of a position."""
 
-    def __init__(
-        self, front: WaveletFront, queries: QueryDecoder, bands: int, latent_dim: int, pixels: int
-    ) -> None:
+    def __init__(self, front: WaveletFront, queries: QueryDecoder, bands: int, latent_dim: int, pixels: int) -> None:
         super().__init__()
         self.front, self.queries, self.pixels = front, queries, pixels
         self.project = nn.Linear(latent_dim, queries.transformer.dim)
@@ -119,15 +117,11 @@ class ImageQueryDecoder(nn.Module):
         nn.init.normal_(self.head.weight, std=1e-3)
         self.linear.weight.data.copy_(torch.linalg.pinv(strongest_bands(front, latent_dim)))
 
-    def forward(
-        self, latents: Float[Tensor, "B N D"], extent: Extent, rate: Rate
-    ) -> Float[Tensor, "B C H W"]:
+    def forward(self, latents: Float[Tensor, "B N D"], extent: Extent, rate: Rate) -> Float[Tensor, "B C H W"]:
         """The signal of whole tiles, all at once."""
         return self._assemble(self._write(latents, rate), extent, rate)
 
-    def piecewise(
-        self, latents: Float[Tensor, "B N D"], extent: Extent, rate: Rate
-    ) -> Float[Tensor, "B C H W"]:
+    def piecewise(self, latents: Float[Tensor, "B N D"], extent: Extent, rate: Rate) -> Float[Tensor, "B C H W"]:
         """The same signal, one tile at a time up to the bands."""
         tiles = [self._write(part, rate) for part in latents.split(rate.queries, dim=1)]
         return self._assemble(torch.cat(tiles, dim=1), extent, rate)

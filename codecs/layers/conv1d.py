@@ -82,9 +82,7 @@ class CausalBlock(nn.Module):
         """Inputs before the beginning: zeros ``[B, kernel - 1, dim]``."""
         return self.kernel.new_zeros(batch, len(self.kernel) - 1, self.kernel.shape[1])
 
-    def forward(
-        self, positions: Float[Tensor, "B T D"], state: Tensor
-    ) -> tuple[Float[Tensor, "B T D"], Tensor]:
+    def forward(self, positions: Float[Tensor, "B T D"], state: Tensor) -> tuple[Float[Tensor, "B T D"], Tensor]:
         """Positions of a chunk, and the state after it."""
         count = positions.shape[1]
         seen = torch.cat((state, positions), dim=1)

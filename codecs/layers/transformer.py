@@ -33,9 +33,7 @@ class WindowAttention(nn.Module):
         self.project = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    def forward(
-        self, windows: Tensor, table: Tensor, mask: Tensor | None, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, windows: Tensor, table: Tensor, mask: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
         """Attended windows, and keys and values ``[2, B, context, S, dim]`` for the next chunk."""
         query, key, value = self.project(windows).chunk(3, dim=-1)
         if not self.context:
@@ -60,9 +58,7 @@ class WindowAttention(nn.Module):
         before, own = windows[:, : blocks * self.context], windows[:, self.context :]
         return torch.cat((self._blocks(before, blocks), self._blocks(own, blocks)), dim=2)
 
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, table: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
         """Fused attention of ``[B, M, S, dim]`` over ``[B, M, S', dim]``; queries stand last among the positions."""
         batch = query.shape[0]
         query, key, value = (
@@ -86,9 +82,7 @@ class Block(nn.Module):
         for layer in (self.attention.out, self.down):
             nn.init.normal_(layer.weight, std=0.5 / math.sqrt(layer.in_features * 2 * depth))
 
-    def forward(
-        self, windows: Tensor, table: Tensor, mask: Tensor | None, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, windows: Tensor, table: Tensor, mask: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
         """Windows of the same shape, and the state for the next chunk."""
         attended, state = self.attention(self.attention_norm(windows), table, mask, state)
         windows = windows + attended

@@ -28,9 +28,7 @@ class Layout(ABC):
 
     causal: bool
 
-    def __init__(
-        self, spec: CodecSpec, rate: Rate | None = None, *, vocabulary: Vocabulary | None = None
-    ) -> None:
+    def __init__(self, spec: CodecSpec, rate: Rate | None = None, *, vocabulary: Vocabulary | None = None) -> None:
         self.spec = spec
         self.rate = spec.resolve(rate)
         self.vocabulary = vocabulary or Vocabulary(spec)

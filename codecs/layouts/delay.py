@@ -51,9 +51,7 @@ class Delay(FrameLayout):
         self.delays = tuple(range(self.num_codebooks) if delays is None else delays)
         ascending = all(former <= latter for former, latter in pairwise(self.delays))
         if len(self.delays) != self.num_codebooks or self.delays[0] != 0 or not ascending:
-            raise ValueError(
-                f"delays ascend from 0, one for each of {self.num_codebooks} codebooks; got {self.delays}"
-            )
+            raise ValueError(f"delays ascend from 0, one for each of {self.num_codebooks} codebooks; got {self.delays}")
 
     def cells(self, steps: Int[Tensor, " S"]) -> Cells:
         """Row q at step s: codebook q, frame s - D_q."""

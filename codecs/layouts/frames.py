@@ -42,9 +42,7 @@ class FrameLayout(Layout):
     stream: bool
     filler = "PAD"
 
-    def __init__(
-        self, spec: CodecSpec, rate: Rate | None = None, *, vocabulary: Vocabulary | None = None
-    ) -> None:
+    def __init__(self, spec: CodecSpec, rate: Rate | None = None, *, vocabulary: Vocabulary | None = None) -> None:
         super().__init__(spec, rate, vocabulary=vocabulary)
         if set(spec.strides) != {1}:
             raise ValueError(
@@ -162,9 +160,7 @@ class FrameLayout(Layout):
         fits = ids.ndim == 2 if self.stream else ids.ndim == 3 and ids.shape[1] == self.num_codebooks
         if ids.is_floating_point() or ids.dtype == torch.bool or not fits:
             shape = "[B, S]" if self.stream else f"[B, {self.num_codebooks}, S]"
-            raise ValueError(
-                f"ids of {type(self).__name__} are integers {shape}, got {ids.dtype} {tuple(ids.shape)}"
-            )
+            raise ValueError(f"ids of {type(self).__name__} are integers {shape}, got {ids.dtype} {tuple(ids.shape)}")
         return (ids[:, None] if self.stream else ids).long()
 
     def _codes(self, rows: Tensor) -> tuple[Tensor, list[int]]:
@@ -196,9 +192,7 @@ class FrameLayout(Layout):
         if len(wrong):
             item, row, step = wrong[0].tolist()
             raise ValueError(
-                self._misplaced(
-                    int(rows[item, row, step]), item, step, int(book[row, step]), int(frame[row, step])
-                )
+                self._misplaced(int(rows[item, row, step]), item, step, int(book[row, step]), int(frame[row, step]))
             )
 
     def _misplaced(self, id: int, item: int, step: int, book: int, frame: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 from sigtok.codecs.spec import CodecSpec, Rate
 
@@ -112,9 +113,7 @@ class Vocabulary:
         """
         rate = self.spec.resolve(rate or self.rate)
         if self.rate is not None and rate != self.rate:
-            raise ValueError(
-                f"this vocabulary holds {self.rate}, got {rate}; make one without a rate to mix rates"
-            )
+            raise ValueError(f"this vocabulary holds {self.rate}, got {rate}; make one without a rate to mix rates")
         assert rate.window
         names = "BOA", window_tag(rate.window), f"N{rate.queries}", f"Q{rate.codebooks}"
         return tuple(self.special(name) for name in names)
@@ -128,14 +127,10 @@ class Vocabulary:
         windows = {self.special(window_tag(window)): window for window in self.spec.windows}
         queries = {self.special(f"N{count}"): count for count in range(1, self.spec.queries + 1)}
         depths = {self.special(f"Q{count}"): count for count in range(1, self.spec.num_codebooks + 1)}
-        fields = ({self.special("BOA"): None}, windows, queries, depths)
+        fields: tuple[dict[int, Any], ...] = ({self.special("BOA"): None}, windows, queries, depths)
         if len(header) != len(fields):
-            raise ValueError(
-                f"a header is {len(fields)} ids (BOA, window, queries, codebooks), got {len(header)}"
-            )
+            raise ValueError(f"a header is {len(fields)} ids (BOA, window, queries, codebooks), got {len(header)}")
         for place, (id, meanings) in enumerate(zip(header, fields, strict=True)):
             if id not in meanings:
-                raise ValueError(
-                    f"a header has one of ids {sorted(meanings)} at {place}, got {self.describe(id)}"
-                )
+                raise ValueError(f"a header has one of ids {sorted(meanings)} at {place}, got {self.describe(id)}")
         return Rate(window=windows[header[1]], queries=queries[header[2]], codebooks=depths[header[3]])

@@ -57,9 +57,7 @@ class EMAVQ(Quantizer):
             values = lookup(self.codebook, codes)
             if self.training and update:
                 self._learn(latents.detach().flatten(0, 1), codes.flatten())
-            return Quantized(
-                straight_through(latents, values), (codes,), {"commitment": commitment(latents, values)}
-            )
+            return Quantized(straight_through(latents, values), (codes,), {"commitment": commitment(latents, values)})
 
     def encode(self, latents: Float[Tensor, "B N D"], codebooks: int | None = None) -> tuple[Tensor, ...]:
         """One stream ``[B, N]``."""
@@ -91,9 +89,7 @@ class EMAVQ(Quantizer):
             dist.all_reduce(batch)
             candidates = _share(candidates)
         counts = self.counts.lerp(batch[:, -1], 1 - self.decay)
-        share = (1 - self.decay) / counts.clamp_min(
-            1e-12
-        )  # written as a step, so that a code without latents stays
+        share = (1 - self.decay) / counts.clamp_min(1e-12)  # written as a step, so that a code without latents stays
         means = self.codebook + (batch[:, :-1] - batch[:, -1:] * self.codebook) * share[:, None]
         mean = counts.mean()
         dead = counts < self.revive * mean

@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def straight_through(
-    latents: Float[Tensor, "*shape"], values: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
+def straight_through(latents: Float[Tensor, "*shape"], values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The values, bit for bit, with the gradient of the latents (Bengio et al., 2013, arXiv 1308.3432)."""
     return values.detach() + (latents - latents.detach())
 

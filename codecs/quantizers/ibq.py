@@ -107,9 +107,7 @@ class IBQ(Quantizer):
         keys = torch.cat((self.codebook, self.codebook.square().sum(-1, keepdim=True) / -2), dim=-1)
         queries = F.pad(latents.flatten(0, 1), (0, 1), value=1.0) * self.log_scale.exp()
         values = F.pad(self.codebook.detach(), (0, 1))  # as wide as the keys: the fused kernel asks for it
-        attended = F.scaled_dot_product_attention(
-            queries[None, None], keys[None, None], values[None, None], scale=1.0
-        )
+        attended = F.scaled_dot_product_attention(queries[None, None], keys[None, None], values[None, None], scale=1.0)
         return attended[0, 0, :, :-1].reshape(latents.shape)
 
     def _entropy(self, latents: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -37,7 +38,8 @@ class Residual(Quantizer):
         """Quantize for training with the first ``codebooks`` stages."""
         latents = float32(latents)
         residual, total = latents, torch.zeros_like(latents)
-        streams, losses = [], []
+        streams: list[Tensor] = []
+        losses: list[dict[str, Tensor]] = []
         for stage in self._first(codebooks):
             quantized = stage(residual, update=update)
             value = quantized.latents.detach()
@@ -49,7 +51,8 @@ class Residual(Quantizer):
 
     def encode(self, latents: Float[Tensor, "B N D"], codebooks: int | None = None) -> tuple[Tensor, ...]:
         """One stream ``[B, N]`` per stage in use."""
-        residual, streams = float32(latents), []
+        residual = float32(latents)
+        streams: list[Tensor] = []
         for stage in self._first(codebooks):
             streams += stage.encode(residual)
             residual = residual - stage.decode(streams[-1:])
@@ -57,11 +60,10 @@ class Residual(Quantizer):
 
     def decode(self, streams: Sequence[Tensor]) -> Float[Tensor, "B N D"]:
         """Sum of the values of the first ``len(streams)`` stages."""
-        return sum(
-            stage.decode([stream]) for stage, stream in zip(self._first(len(streams)), streams, strict=True)
-        )
+        values = [stage.decode([stream]) for stage, stream in zip(self._first(len(streams)), streams, strict=True)]
+        return sum(values[1:], start=values[0])
 
-    def _first(self, codebooks: int | None) -> Sequence[Quantizer]:
+    def _first(self, codebooks: int | None) -> list[Any]:
         """The first stages."""
         count = len(self.stages) if codebooks is None else codebooks
         if not 1 <= count <= len(self.stages):

@@ -25,9 +25,7 @@ class YCbCr(Transform):
         luma = RED * red + GREEN * green + BLUE * blue
         return torch.stack([luma, (blue - luma) / (2 - 2 * BLUE), (red - luma) / (2 - 2 * RED)], dim=1)
 
-    def inverse(
-        self, coefficients: Float[Tensor, "B 3 h w"], extent: tuple[int, ...]
-    ) -> Float[Tensor, "B 3 H W"]:
+    def inverse(self, coefficients: Float[Tensor, "B 3 h w"], extent: tuple[int, ...]) -> Float[Tensor, "B 3 H W"]:
         """Red, green, blue."""
         height, width = extent
         luma, to_blue, to_red = at_least_float32(coefficients)[:, :, :height, :width].unbind(1)

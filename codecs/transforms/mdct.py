@@ -39,13 +39,9 @@ class MDCT(Transform):
     def __init__(self, size: int, window: str = "sine") -> None:
         super().__init__()
         if size < 1:
-            raise ValueError(
-                f"an MDCT has at least 1 coefficient a frame, got {size}; choose the hop in samples"
-            )
+            raise ValueError(f"an MDCT has at least 1 coefficient a frame, got {size}; choose the hop in samples")
         if window not in WINDOWS:
-            raise ValueError(
-                f"an MDCT window is one of {sorted(WINDOWS)}, got {window!r}; choose one of them"
-            )
+            raise ValueError(f"an MDCT window is one of {sorted(WINDOWS)}, got {window!r}; choose one of them")
         self.size = size
         basis = (WINDOWS[window](size) * _cosines(size)).to(torch.get_default_dtype())
         self.register_buffer("basis", basis, persistent=False)
@@ -62,9 +58,7 @@ class MDCT(Transform):
             padded = F.pad(at_least_float32(signal[:, 0]), (self.size, tail))
             return (frame(padded, self.size, hops=2) @ self.basis.mT).mT
 
-    def inverse(
-        self, coefficients: Float[Tensor, "B size frames"], extent: tuple[int, ...]
-    ) -> Float[Tensor, "B 1 T"]:
+    def inverse(self, coefficients: Float[Tensor, "B size frames"], extent: tuple[int, ...]) -> Float[Tensor, "B 1 T"]:
         """The signal of the coefficients."""
         with no_autocast(coefficients):
             added = overlap_add(at_least_float32(coefficients).mT @ self.basis, hops=2)

@@ -28,14 +28,10 @@ class Patches(Transform):
     def forward(self, signal: Shaped[Tensor, "B C H W"]) -> Shaped[Tensor, "B F h w"]:
         """Coefficients, ``F = C * size ** 2``."""
         height, width = signal.shape[2:]
-        padded = F.pad(
-            signal, (0, overhang(width, self.size), 0, overhang(height, self.size)), mode="replicate"
-        )
+        padded = F.pad(signal, (0, overhang(width, self.size), 0, overhang(height, self.size)), mode="replicate")
         return F.pixel_unshuffle(padded, self.size)
 
-    def inverse(
-        self, coefficients: Shaped[Tensor, "B F h w"], extent: tuple[int, ...]
-    ) -> Shaped[Tensor, "B C H W"]:
+    def inverse(self, coefficients: Shaped[Tensor, "B F h w"], extent: tuple[int, ...]) -> Shaped[Tensor, "B C H W"]:
         """The image of the patches."""
         height, width = extent
         return F.pixel_shuffle(coefficients, self.size)[:, :, :height, :width]
@@ -63,9 +59,7 @@ class Frames(Transform):
         blocks = padded.unflatten(2, (padded.shape[2] // self.hop, self.hop))
         return blocks.mT.flatten(1, 2)
 
-    def inverse(
-        self, coefficients: Shaped[Tensor, "B F frames"], extent: tuple[int, ...]
-    ) -> Shaped[Tensor, "B C T"]:
+    def inverse(self, coefficients: Shaped[Tensor, "B F frames"], extent: tuple[int, ...]) -> Shaped[Tensor, "B C T"]:
         """The signal of the frames."""
         blocks = coefficients.unflatten(1, (coefficients.shape[1] // self.hop, self.hop))
         return blocks.mT.flatten(2)[:, :, : extent[0]]

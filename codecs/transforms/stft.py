@@ -43,9 +43,7 @@ class STFT(Transform):
     def __init__(self, size: int, hop: int) -> None:
         super().__init__()
         if not 1 <= hop <= size:
-            raise ValueError(
-                f"a hop is 1 sample to the frame size ({size}), got {hop}; choose one in between"
-            )
+            raise ValueError(f"a hop is 1 sample to the frame size ({size}), got {hop}; choose one in between")
         self.size, self.hop, self.hops = size, hop, -(-size // hop)
         self.lead = (size - hop + 1) // 2
         window = hann(size, hop)
@@ -65,9 +63,7 @@ class STFT(Transform):
             padded = F.pad(at_least_float32(signal[:, 0]), (self.lead, tail))
             return (frame(padded, self.hop, self.hops) @ self.analysis.mT).mT
 
-    def inverse(
-        self, coefficients: Float[Tensor, "B F frames"], extent: tuple[int, ...]
-    ) -> Float[Tensor, "B 1 T"]:
+    def inverse(self, coefficients: Float[Tensor, "B F frames"], extent: tuple[int, ...]) -> Float[Tensor, "B 1 T"]:
         """The signal whose frames are nearest to the coefficients."""
         with no_autocast(coefficients):
             added = overlap_add(at_least_float32(coefficients).mT @ self.synthesis, self.hops)

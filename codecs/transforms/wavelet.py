@@ -48,9 +48,7 @@ class WaveletPacket1d(Transform):
             bands = _split(bands)
         return bands.squeeze(3)
 
-    def inverse(
-        self, coefficients: Float[Tensor, "B F t"], extent: tuple[int, ...]
-    ) -> Float[Tensor, "B C T"]:
+    def inverse(self, coefficients: Float[Tensor, "B F t"], extent: tuple[int, ...]) -> Float[Tensor, "B C T"]:
         """The signal of the bands."""
         bands = at_least_float32(coefficients).unsqueeze(3)
         for _ in range(self.levels):
@@ -77,16 +75,12 @@ class WaveletPacket2d(Transform):
         """Coefficients, ``F = C * 4 ** levels``."""
         step = 2**self.levels
         height, width = signal.shape[2:]
-        bands = F.pad(
-            at_least_float32(signal), (0, overhang(width, step), 0, overhang(height, step)), mode="replicate"
-        )
+        bands = F.pad(at_least_float32(signal), (0, overhang(width, step), 0, overhang(height, step)), mode="replicate")
         for _ in range(self.levels):
             bands = _split(_split(bands).mT).mT
         return bands
 
-    def inverse(
-        self, coefficients: Float[Tensor, "B F h w"], extent: tuple[int, ...]
-    ) -> Float[Tensor, "B C H W"]:
+    def inverse(self, coefficients: Float[Tensor, "B F h w"], extent: tuple[int, ...]) -> Float[Tensor, "B C H W"]:
         """The image of the bands."""
         bands = at_least_float32(coefficients)
         for _ in range(self.levels):
@@ -127,7 +121,5 @@ def _before(odd: Tensor) -> Tensor:
 
 def _checked(levels: int) -> int:
     if levels < 0:
-        raise ValueError(
-            f"a wavelet packet has 0 or more levels, got {levels}; choose how often to halve the extent"
-        )
+        raise ValueError(f"a wavelet packet has 0 or more levels, got {levels}; choose how often to halve the extent")
     return levels

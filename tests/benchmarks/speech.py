@@ -1,9 +1,9 @@
 """Speech codecs per core, as ratios of one run: `make bench`, or ``python tests/benchmarks/speech.py [MODEL]``.
 
 EnCodec 24 kHz runs with random weights at 6 kbps (its code and shapes are the published ones; speed does not depend on
-the weights). Every figure is seconds of audio per CPU second of one thread, the median of some runs, both codecs in turn;
-the matrix product rate of the same process stands beside them. Memory is the peak above the loaded model, of a process
-that encodes and decodes 60 s.
+the weights). Every figure is seconds of audio per CPU second of one thread, the median of some runs, both codecs in
+turn; the matrix product rate of the same process stands beside them. Memory is the peak above the loaded model, of a
+process that encodes and decodes 60 s.
 """
 
 from __future__ import annotations

@@ -59,9 +59,7 @@ def stream_of(spec, extent, rate=None, chunk_positions=None, seed=0):
     rng = np.random.default_rng(seed)
     header = Header.of(spec, rate, extent, ID)
     counts = spec.token_counts(extent, rate)
-    codes = tuple(
-        rng.integers(0, size, count) for size, count in zip(spec.codebook_sizes, counts, strict=False)
-    )
+    codes = tuple(rng.integers(0, size, count) for size, count in zip(spec.codebook_sizes, counts, strict=False))
     if chunk_positions:
         header = replace(header, profile="container", chunk_positions=chunk_positions)
     return Stream(header, codes)
@@ -169,9 +167,7 @@ def test_packing_is_the_bits_one_after_another():
 def test_the_payload_is_as_large_as_the_spec_says():
     for extent in (0, 1, 333, 4000):
         stream = stream_of(SPECS["speech"], (extent,))
-        assert len(pack(stream.codes, SPECS["speech"].codebook_sizes)) == -(
-            -SPECS["speech"].bits((extent,)) // 8
-        )
+        assert len(pack(stream.codes, SPECS["speech"].codebook_sizes)) == -(-SPECS["speech"].bits((extent,)) // 8)
 
 
 # -- sizes -----------------------------------------------------------------------------------------------
@@ -312,9 +308,7 @@ def test_a_lying_count_is_refused(name):
 
 
 @pytest.mark.parametrize("place", range(4))
-@pytest.mark.parametrize(
-    "value", [b"\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 8, b"\x80\x00", b"\xff\xff\xff\xff\x7f"]
-)
+@pytest.mark.parametrize("value", [b"\xff\xff\xff\xff\xff\xff\x7f", b"\xff" * 8, b"\x80\x00", b"\xff\xff\xff\xff\x7f"])
 def test_a_lying_packet_is_refused_without_memory(place, value):
     data = write(stream_of(SPECS["picture"], (17, 9)))
     lying = data[: 7 + place] + value + data[8 + place :]

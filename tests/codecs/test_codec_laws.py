@@ -24,9 +24,7 @@ RATES = {
     "audio": [None, Rate(codebooks=1), Rate(codebooks=2)],
     "image": [None, Rate(queries=1), Rate(queries=5)],
 }
-EACH_EXTENT = pytest.mark.parametrize(
-    "kind, extent", [(kind, extent) for kind in KINDS for extent in EXTENTS[kind]]
-)
+EACH_EXTENT = pytest.mark.parametrize("kind, extent", [(kind, extent) for kind in KINDS for extent in EXTENTS[kind]])
 
 
 @pytest.fixture
@@ -82,9 +80,7 @@ def test_the_whole_range_of_extents_of_audio_keeps_its_length(tiny_audio_codec):
     signals = [signal_of(tiny_audio_codec, (size,)) for size in sizes]
     tokens = tiny_audio_codec.encode(signals)
     assert [len(item.codes[0, 0]) for item in tokens] == [math.ceil(size / step) for size in sizes]
-    assert [signal.shape for signal in tiny_audio_codec.decode(tokens)] == [
-        signal.shape for signal in signals
-    ]
+    assert [signal.shape for signal in tiny_audio_codec.decode(tokens)] == [signal.shape for signal in signals]
 
 
 def test_zero_samples_are_zero_tokens_and_zero_samples_again(tiny_audio_codec):
@@ -295,9 +291,7 @@ def test_tokens_of_another_codec_are_refused(codecs):
 def test_codes_out_of_their_codebook_are_refused_with_their_place(tiny_audio_codec, code):
     tokens = tiny_audio_codec.encode([torch.zeros(1, 100), torch.zeros(1, 5000)])
     tokens.streams[1][1, 2] = code
-    with pytest.raises(
-        ValueError, match=rf"codebook 1 has codes 0 to 63 .*got {code} in item 1 at position 2"
-    ):
+    with pytest.raises(ValueError, match=rf"codebook 1 has codes 0 to 63 .*got {code} in item 1 at position 2"):
         tiny_audio_codec.decode(tokens)
 
 
@@ -311,9 +305,7 @@ def test_training_signals_are_whole_windows(codecs, kind):
 
 def test_a_quantizer_that_is_not_the_spec_s_is_refused(tiny_audio_codec):
     parts = (tiny_audio_codec.encoder, EMAVQ(64, 8), tiny_audio_codec.decoder)
-    with pytest.raises(
-        ValueError, match=r"codebooks \(64, 64, 64\) of width 8, the quantizer has \(64,\) of width 8"
-    ):
+    with pytest.raises(ValueError, match=r"codebooks \(64, 64, 64\) of width 8, the quantizer has \(64,\) of width 8"):
         Codec(tiny_audio_codec.spec, *parts)
 
 

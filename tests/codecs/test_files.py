@@ -71,9 +71,7 @@ def noise(samples, seed=0):
 def test_a_file_decodes_to_what_its_tokens_decode_to(samples, codebooks):
     codec, rate, signal = tiny_codec(), Rate(codebooks=codebooks), noise(samples)
     data = compress(codec, signal, rate)
-    torch.testing.assert_close(
-        decompress(codec, data), codec.decode(codec.encode(signal, rate)), rtol=0, atol=0
-    )
+    torch.testing.assert_close(decompress(codec, data), codec.decode(codec.encode(signal, rate)), rtol=0, atol=0)
     assert decompress(codec, data).shape == signal.shape
 
 
@@ -124,9 +122,7 @@ def test_one_changed_weight_is_another_model():
         other = copy.deepcopy(codec)
         weight = dict(other.named_parameters())[part].detach().flatten()
         weight[0] = torch.nextafter(weight[0], torch.tensor(9.0))
-        with pytest.raises(
-            BitstreamError, match=f"{stream_id(codec)[:4].hex()}.*{stream_id(other)[:4].hex()}"
-        ):
+        with pytest.raises(BitstreamError, match=f"{stream_id(codec)[:4].hex()}.*{stream_id(other)[:4].hex()}"):
             decompress(other, data)
 
 

@@ -22,9 +22,7 @@ def naive(quantizer, latents):
     onehot = torch.nn.functional.one_hot(scores.argmax(-1), len(codebook)).to(latents.dtype)
     values = (onehot + probabilities - probabilities.detach()) @ codebook
     chosen = onehot @ codebook
-    rows = latents.flatten(0, 1)[
-        :: max(1, math.ceil(latents.shape[0] * latents.shape[1] / quantizer.entropy_rows))
-    ]
+    rows = latents.flatten(0, 1)[:: max(1, math.ceil(latents.shape[0] * latents.shape[1] / quantizer.entropy_rows))]
     sharp = scale * (rows @ codebook.t() - codebook.square().sum(-1) / 2) / quantizer.temperature
     assignment, mean = sharp.softmax(-1), sharp.softmax(-1).mean(0)
     return values, {
@@ -69,9 +67,7 @@ def test_values_losses_and_gradients_are_those_of_the_naive_form():
 
 
 def test_they_are_also_where_the_entropy_reads_a_part_of_the_batch():
-    compare(
-        make(entropy_rows=8, temperature=0.1), torch.randn(3, 11, 5, dtype=torch.float64, requires_grad=True)
-    )
+    compare(make(entropy_rows=8, temperature=0.1), torch.randn(3, 11, 5, dtype=torch.float64, requires_grad=True))
 
 
 def test_they_are_also_in_chunks():
@@ -86,9 +82,7 @@ def test_the_gradient_reaches_every_code():
     quantizer = IBQ(256, 16)
     latents = torch.randn(1, 20, 16)
     quantized = quantizer(latents)
-    (gradient,) = torch.autograd.grad(
-        (quantized.latents * torch.randn_like(latents)).sum(), quantizer.codebook
-    )
+    (gradient,) = torch.autograd.grad((quantized.latents * torch.randn_like(latents)).sum(), quantizer.codebook)
     assert len(quantized.streams[0].unique()) < 30
     assert (gradient != 0).any(-1).all()
 

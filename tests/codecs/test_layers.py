@@ -150,9 +150,7 @@ def test_heads_share_the_width_evenly():
 # -- convolutions ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "kernel, stride, dilation", [(1, 1, 1), (3, 1, 1), (4, 2, 1), (2, 2, 1), (3, 2, 2), (5, 3, 3)]
-)
+@pytest.mark.parametrize("kernel, stride, dilation", [(1, 1, 1), (3, 1, 1), (4, 2, 1), (2, 2, 1), (3, 2, 2), (5, 3, 3)])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_causal_convolution_is_the_sum_over_its_past(kernel, stride, dilation, groups):
     layer = CausalConv1d(4, 6, kernel, stride, dilation, groups).double()
@@ -176,9 +174,7 @@ def test_a_kernel_shorter_than_its_stride_is_refused():
         CausalConv1d(1, 1, 2, 3)
 
 
-@pytest.mark.parametrize(
-    "kernel, stride, dilation", [(1, 1, 1), (3, 1, 1), (7, 1, 2), (3, 2, 1), (4, 3, 1), (1, 4, 1)]
-)
+@pytest.mark.parametrize("kernel, stride, dilation", [(1, 1, 1), (3, 1, 1), (7, 1, 2), (3, 2, 1), (4, 3, 1), (1, 4, 1)])
 def test_a_padded_convolution_has_a_place_for_every_stride(kernel, stride, dilation):
     layer = PaddedConv1d(1, 2, kernel, stride, dilation)
     for length in range(1, 20):

@@ -244,9 +244,7 @@ def test_ids_must_hold_what_the_extents_promise(maker):
     lay = maker(tokens.spec)
     ids = lay.to_ids(tokens)
     for extents in ([(24,), (25,)], [(24,), (8,)], [(24,)]):
-        with pytest.raises(
-            ValueError, match=r"(item 1 .*has [41] frames, the ids hold 2)|(2 extents, got 1)"
-        ):
+        with pytest.raises(ValueError, match=r"(item 1 .*has [41] frames, the ids hold 2)|(2 extents, got 1)"):
             lay.from_ids(ids, extents)
 
 
@@ -413,9 +411,7 @@ def test_ranges_are_disjoint_and_specials_follow():
     vocabulary = Vocabulary(audio(8))
     expected = [book for book, size in enumerate(SIZES) for _ in range(size)]
     assert [vocabulary.codebook_of(id) for id in range(sum(SIZES))] == expected
-    assert [vocabulary.special(name) for name in vocabulary.specials] == list(
-        range(sum(SIZES), vocabulary.size)
-    )
+    assert [vocabulary.special(name) for name in vocabulary.specials] == list(range(sum(SIZES), vocabulary.size))
     marks = ("BOA", "EOA", "PAD", "EMPTY", "SEP", "EOB", "MASK")
     assert vocabulary.specials == (*marks, *(f"Q{q}" for q in range(1, 33)), "W2", "W3", "N1")
     for id in (-1, sum(SIZES), vocabulary.size):
@@ -462,9 +458,7 @@ def test_every_id_written_is_legal_where_it_stands(maker):
         assert mask[torch.arange(len(rows)), rows[:, step]].all()
         assert mask.sum() == sum(
             SIZES[book] if 0 <= frame < 5 else 1
-            for book, frame in zip(
-                *(part[:, 0].tolist() for part in lay.cells(torch.tensor([step]))), strict=True
-            )
+            for book, frame in zip(*(part[:, 0].tolist() for part in lay.cells(torch.tensor([step]))), strict=True)
         )
 
 

@@ -455,9 +455,7 @@ def test_pixels_without_an_agreed_range_are_refused(tmp_path):
     refused(read_image, save(tmp_path / "lab.tif", Image.new("LAB", (4, 4))), "mode LAB")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", wav(), b"BM is text" * 9]
-)
+@pytest.mark.parametrize("content", [b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", wav(), b"BM is text" * 9])
 def test_what_is_no_picture_is_refused_whatever_its_name(tmp_path, content):
     refused(read_image, put(tmp_path / "a.png", content), "not a picture")
 
@@ -475,7 +473,5 @@ def test_missing_files_say_so():
 
 
 def test_importing_media_loads_no_decoder():
-    program = (
-        "import sys, sigtok.codecs.media; print({'soundfile', 'soxr', 'PIL', 'torch'} & set(sys.modules))"
-    )
+    program = "import sys, sigtok.codecs.media; print({'soundfile', 'soxr', 'PIL', 'torch'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "set()"

@@ -93,9 +93,7 @@ def test_codes_of_a_position_do_not_depend_on_the_others(name):
     order = torch.randperm(40)
     assert same_streams(quantizer.encode(latents[:, order]), [stream[:, order] for stream in streams])
     for item in range(3):
-        assert same_streams(
-            quantizer.encode(latents[item : item + 1, 5:6]), [s[item : item + 1, 5:6] for s in streams]
-        )
+        assert same_streams(quantizer.encode(latents[item : item + 1, 5:6]), [s[item : item + 1, 5:6] for s in streams])
 
 
 @EVERY

@@ -67,9 +67,7 @@ def test_queries_in_time_end_the_equal_parts_of_their_window(window, queries):
 def test_the_first_1_2_4_queries_in_time_cover_the_window_evenly(queries):
     places = query_positions((8,), queries)
     for power in range(queries.bit_length()):
-        torch.testing.assert_close(
-            places[: 2**power].sort(0).values, query_positions((8,), 2**power).sort(0).values
-        )
+        torch.testing.assert_close(places[: 2**power].sort(0).values, query_positions((8,), 2**power).sort(0).values)
 
 
 def test_a_tile_holds_no_more_queries_than_positions():

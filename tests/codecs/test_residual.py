@@ -94,9 +94,7 @@ def test_more_stages_come_closer():
     quantizer, latents = make(EMAVQ).train(), torch.randn(4, 100, 4)
     for _ in range(10):
         quantizer(latents)
-    errors = [
-        (latents - quantizer.decode(quantizer.encode(latents, q))).square().mean() for q in (1, 2, 3, 4)
-    ]
+    errors = [(latents - quantizer.decode(quantizer.encode(latents, q))).square().mean() for q in (1, 2, 3, 4)]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.2 * errors[0]
 
 

@@ -69,8 +69,7 @@ def test_counts_of_images_are_those_by_hand():
             assert IMAGE.bits(extent) == 7 * positions
             assert math.prod(IMAGE.grid(extent)) * 6 == positions
             assert all(
-                had <= got < had + step
-                for had, got, step in zip(extent, IMAGE.padded(extent), (8, 6), strict=True)
+                had <= got < had + step for had, got, step in zip(extent, IMAGE.padded(extent), (8, 6), strict=True)
             )
 
 
@@ -136,11 +135,7 @@ def test_rates_per_second_are_those_of_a_long_signal():
 
 def test_the_speech_codec_s_rate_is_the_one_it_is_named_for(tiny_audio_codec):
     spec = tiny_audio_codec.spec
-    assert (
-        spec.frame_rate == 25
-        and spec.token_rate() == 12.5 * 3
-        and spec.nominal_bits_per_second() == 12.5 * 18
-    )
+    assert spec.frame_rate == 25 and spec.token_rate() == 12.5 * 3 and spec.nominal_bits_per_second() == 12.5 * 18
 
 
 def test_an_image_has_no_frame_rate():

@@ -71,9 +71,7 @@ def codec():
 RATES = pytest.mark.parametrize("window", [(2,), (3,)])
 
 
-@pytest.mark.parametrize(
-    "kernel, stride, dilation", [(1, 1, 1), (3, 1, 1), (3, 1, 5), (4, 2, 1), (3, 2, 3), (2, 2, 1)]
-)
+@pytest.mark.parametrize("kernel, stride, dilation", [(1, 1, 1), (3, 1, 1), (3, 1, 5), (4, 2, 1), (3, 2, 3), (2, 2, 1)])
 def test_causal_convolutions_stream(kernel, stride, dilation):
     layer = CausalConv1d(2, 3, kernel, stride, dilation).double()
     pieces_equal_the_whole(layer, random(2, 2, COUNT * stride), layer.initial_state(2), 2, 2, stride)
@@ -149,9 +147,7 @@ def test_piecewise_is_all_at_once(codec, monkeypatch, window, piece):
     )
     decoded = codec.decoder(latents, extent, rate)
     assert decoded.shape == (2, 1, *extent)
-    torch.testing.assert_close(
-        codec.decoder.piecewise(latents, extent, rate), decoded, rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(codec.decoder.piecewise(latents, extent, rate), decoded, rtol=1e-12, atol=1e-12)
 
 
 def test_pieces_of_a_long_signal_are_as_small_as_they_say(codec, monkeypatch):

@@ -113,9 +113,7 @@ def test_streams_that_do_not_fit_are_refused(change, message):
         replace(speak(17), **change)
 
 
-@pytest.mark.parametrize(
-    "book, item, position, code", [(0, 0, 0, 7), (1, 1, 4, 5), (2, 1, 2, -2), (2, 0, 1, 10**12)]
-)
+@pytest.mark.parametrize("book, item, position, code", [(0, 0, 0, 7), (1, 1, 4, 5), (2, 1, 2, -2), (2, 0, 1, 10**12)])
 def test_a_wrong_code_is_named_with_its_place(book, item, position, code):
     batch = batch_tokens([speak(9), speak(40)])
     batch.check_codes()

@@ -201,9 +201,7 @@ def test_mdct_is_the_sum_that_defines_it(window, size):
 def test_mdct_windows_keep_energy(window):
     for size in (1, 5, 64):
         shape = WINDOWS[window](size)
-        torch.testing.assert_close(
-            shape[:size] ** 2 + shape[size:] ** 2, torch.ones(size, dtype=torch.float64)
-        )
+        torch.testing.assert_close(shape[:size] ** 2 + shape[size:] ** 2, torch.ones(size, dtype=torch.float64))
         torch.testing.assert_close(shape, shape.flip(0))
     signal = noise(1, 1, 100)
     energy = MDCT(8, window)(signal).square().sum()
@@ -231,9 +229,7 @@ def filtered(samples, taps, centre):
         return samples[2 * last - index if index > last else index]
 
     sides = range(1, len(taps))
-    return taps[0] * mirrored(centre) + sum(
-        taps[k] * (mirrored(centre - k) + mirrored(centre + k)) for k in sides
-    )
+    return taps[0] * mirrored(centre) + sum(taps[k] * (mirrored(centre - k) + mirrored(centre + k)) for k in sides)
 
 
 def slow_split(samples):
@@ -256,9 +252,7 @@ def test_wavelet_packet_is_a_filter_bank_tree(extent):
     coefficients = WaveletPacket1d(levels)(signal).unflatten(1, (2, -1))
     for channel in range(2):
         padded = np.pad(signal[0, channel].numpy(), (0, -extent % 4), mode="edge")
-        np.testing.assert_allclose(
-            coefficients[0, channel].numpy(), slow_packet(padded, levels), rtol=0, atol=1e-12
-        )
+        np.testing.assert_allclose(coefficients[0, channel].numpy(), slow_packet(padded, levels), rtol=0, atol=1e-12)
 
 
 def test_image_packet_filters_height_and_width():

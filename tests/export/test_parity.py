@@ -84,9 +84,7 @@ def test_graphs_are_plain_onnx_of_symbolic_size(exported, name):
     for value in (*model.graph.input, *model.graph.output):
         wanted = LAYOUTS[exported.codec.spec.modality, name][value.name]
         found = shape_of(value)
-        assert [size for size in wanted if size] == [
-            size for size, asked in zip(found, wanted, strict=True) if asked
-        ]
+        assert [size for size in wanted if size] == [size for size, asked in zip(found, wanted, strict=True) if asked]
         assert all(isinstance(size, str) for size, asked in zip(found, wanted, strict=True) if not asked)
 
 
@@ -127,7 +125,10 @@ def broken(path, kind, other):
 
 def writes(monkeypatch, audio, **models):
     """`write_onnx` without tracing: these graphs, or those of the fixture."""
-    stored = {"EncodeGraph": (audio.folder / ENCODER).read_bytes(), "DecodeGraph": (audio.folder / DECODER).read_bytes()}
+    stored = {
+        "EncodeGraph": (audio.folder / ENCODER).read_bytes(),
+        "DecodeGraph": (audio.folder / DECODER).read_bytes(),
+    }
     models = {**stored, **models}
     monkeypatch.setattr(write, "to_onnx", lambda graph, properties: models[type(graph).__name__])
 

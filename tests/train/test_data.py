@@ -94,9 +94,7 @@ def test_samples_depend_on_seed_and_position_alone(name, root):
 
 @pytest.mark.parametrize("name", ["audio", "image"])
 def test_the_cache_changes_no_sample(name, root):
-    torch.testing.assert_close(
-        stream(MODULES[name](root, cache=True)), stream(MODULES[name](root)), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(stream(MODULES[name](root, cache=True)), stream(MODULES[name](root)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -152,9 +150,7 @@ def fit(data, steps, folder, resume=None, **options):
     model = Listener()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        Trainer(max_epochs=-1, max_steps=steps, callbacks=saver, **quiet, **options).fit(
-            model, data, ckpt_path=resume
-        )
+        Trainer(max_epochs=-1, max_steps=steps, callbacks=saver, **quiet, **options).fit(model, data, ckpt_path=resume)
     return model.seen
 
 
@@ -171,9 +167,7 @@ def test_a_resumed_run_sees_the_batches_of_an_undisturbed_one(at, options, tmp_p
 
 
 def test_limited_epochs_do_not_repeat_themselves(tmp_path):
-    seen = torch.cat(
-        fit(Tones(RATE, 0.05, batch_size=2, steps_per_epoch=50), 6, tmp_path, limit_train_batches=2)
-    )
+    seen = torch.cat(fit(Tones(RATE, 0.05, batch_size=2, steps_per_epoch=50), 6, tmp_path, limit_train_batches=2))
     torch.testing.assert_close(seen, stream(Tones(RATE, 0.05, batch_size=2, steps_per_epoch=6), 1))
 
 
@@ -244,10 +238,7 @@ def test_unscaled_crops_are_pieces_of_the_pictures():
     crops = ImageCrops([picture], 8)
     windows = np.lib.stride_tricks.sliding_window_view(picture, (8, 8), (0, 1)).reshape(-1, 3, 8, 8)
     known = {window.tobytes() for window in windows} | {window[..., ::-1].tobytes() for window in windows}
-    drawn = {
-        to_pixels(crops.draw(np.random.default_rng(i)).numpy()).transpose(2, 0, 1).tobytes()
-        for i in range(200)
-    }
+    drawn = {to_pixels(crops.draw(np.random.default_rng(i)).numpy()).transpose(2, 0, 1).tobytes() for i in range(200)}
     assert drawn <= known and len(drawn) > 100
     mirrored = {window[..., ::-1].tobytes() for window in windows}
     assert 0.3 < np.mean([crop in mirrored for crop in drawn]) < 0.7
@@ -263,9 +254,7 @@ def test_unscaled_crops_are_pieces_of_the_pictures():
 def test_scales_are_as_asked_and_small_pictures_are_enlarged():
     ramp = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 120, 0).repeat(3, -1)
     crops = ImageCrops([ramp], 16, scale=(0.25, 1.0), flip=False)
-    slopes = [
-        float(crops.draw(np.random.default_rng(i))[0, 8].diff()[3:-3].mean()) * 127.5 for i in range(200)
-    ]
+    slopes = [float(crops.draw(np.random.default_rng(i))[0, 8].diff()[3:-3].mean()) * 127.5 for i in range(200)]
     assert 0.9 < min(slopes) < 1.2 and 3.2 < max(slopes) < 4.2  # one pixel of the crop spans 1 / scale
     assert 1.7 < np.median(slopes) < 2.3  # even in the logarithm
     assert ImageCrops([ramp[:5, :7]], 16, scale=(0.25, 1.0)).draw(np.random.default_rng(0)).shape == (
@@ -277,9 +266,7 @@ def test_scales_are_as_asked_and_small_pictures_are_enlarged():
 
 def test_a_reduced_crop_does_not_alias():
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    whole, reduced = (
-        ImageCrops([noise], 32, (scale, scale)).draw(np.random.default_rng(0)) for scale in (1.0, 0.25)
-    )
+    whole, reduced = (ImageCrops([noise], 32, (scale, scale)).draw(np.random.default_rng(0)) for scale in (1.0, 0.25))
     assert reduced.std() < 0.4 * whole.std()  # each pixel is a mean of many
 
 
@@ -307,9 +294,9 @@ def test_validation_pictures_are_their_middles(pictures, cache):
     module.files.val = module.files.train
     [batch] = module.val_dataloader()
     for file, crop in zip(module.files.train, batch, strict=True):
-        height, width = (
-            whole := next(x for x, path in predicted(module, "train") if path == str(file.path))
-        ).shape[-2:]
+        height, width = (whole := next(x for x, path in predicted(module, "train") if path == str(file.path))).shape[
+            -2:
+        ]
         middle = whole[0, :, (height - 16) // 2 :, (width - 16) // 2 :][:, :16, :16]
         torch.testing.assert_close(crop, middle, atol=1e-6, rtol=0)
 
@@ -457,10 +444,7 @@ def test_no_readable_file_is_an_error(tmp_path):
 )
 def test_the_command_line_builds_every_module(name, options, root):
     if name.endswith("Files"):
-        rows = [
-            {"file": f"{part}", "kind": "speech" if part[0] == "a" else "photo"}
-            for part in ("a/0.wav", "i/0.png")
-        ]
+        rows = [{"file": f"{part}", "kind": "speech" if part[0] == "a" else "photo"} for part in ("a/0.wav", "i/0.png")]
         options = [f"--data.manifest={manifest(root, rows)}", "--data.val_fraction=0", *options]
     arguments = [f"--data=sigtok.train.data.{name}", *options]
     cli = LightningCLI(

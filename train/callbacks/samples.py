@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
@@ -35,7 +35,7 @@ class Samples(Callback):
     def on_validation_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Any,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -53,11 +53,11 @@ class Samples(Callback):
                     show(logger, f"samples/{item}", pair, rate, step)
 
 
-def show(logger: Logger, name: str, pair: tuple[Tensor, Tensor], sample_rate: int | None, step: int) -> None:
+def show(logger: Logger, name: str, pair: tuple[Tensor, Tensor], sample_rate: Any, step: int) -> None:
     """Give one pair of original and reconstruction ``[C, *extent]`` to a logger."""
     picture = pair_picture(pair, sample_rate)
-    sounds = dict(zip(("original", "reconstruction"), pair, strict=True)) if sample_rate else {}
-    sounds = {f"{name}/{which}": sound.clamp(-1, 1).numpy() for which, sound in sounds.items()}
+    named = zip(("original", "reconstruction"), pair, strict=True) if sample_rate else ()
+    sounds = {f"{name}/{which}": sound.clamp(-1, 1).numpy() for which, sound in named}
     if isinstance(logger, WandbLogger):
         logger.log_image(name, [((picture + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0)], step=step)
         for key, sound in sounds.items():

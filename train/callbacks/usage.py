@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from sigtok.codecs.metrics.codes import CodeCounts
@@ -24,14 +24,12 @@ class CodebookUsage(Callback):
             raise ValueError(f"a window has at least 1 step, got {window}")
         self.window, self.alarm = window, alarm
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start counting."""
         self.counts = CodeCounts(pl_module.codec.spec.codebook_sizes)
         self.batches = 0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the codes of the batch; at the end of a window, log and start over."""
         self.counts.add(outputs["streams"])
         self.batches += 1

@@ -51,9 +51,9 @@ class Reader:
         info = audio_info(clip.path)
         first = start * info.sample_rate // self.sample_rate
         frames = min(-(-count * info.sample_rate // self.sample_rate), info.frames - first)
-        return read_audio(clip.path, self.sample_rate, 1, start=first, frames=frames, downmix=self.downmix)[
-            0
-        ][0][:count]
+        return read_audio(clip.path, self.sample_rate, 1, start=first, frames=frames, downmix=self.downmix)[0][0][
+            :count
+        ]
 
 
 class AudioCrops:
@@ -74,9 +74,7 @@ class AudioCrops:
         on_error: OnError = "raise",
     ):
         if not sum(lengths):
-            raise ValueError(
-                f"crops need at least one sample, got none in {len(clips)} files; add longer files"
-            )
+            raise ValueError(f"crops need at least one sample, got none in {len(clips)} files; add longer files")
         self.clips, self.lengths, self.ends = clips, np.asarray(lengths), np.cumsum(lengths)
         self.reader, self.crop, self.gain_db, self.edges, self.on_error = (
             reader,

@@ -60,13 +60,9 @@ class TrainStream:
     def __iter__(self) -> Iterator[Tensor]:
         stride = self.batch_size * self.world_size
         starts = range(self.samples, self.samples + self.steps * stride, stride)
-        order = [
-            start + self.rank * self.batch_size + item for start in starts for item in range(self.batch_size)
-        ]
+        order = [start + self.rank * self.batch_size + item for start in starts for item in range(self.batch_size)]
         pin = torch.cuda.is_available()
-        loader = DataLoader(
-            self.data, self.batch_size, sampler=order, num_workers=self.num_workers, pin_memory=pin
-        )
+        loader = DataLoader(self.data, self.batch_size, sampler=order, num_workers=self.num_workers, pin_memory=pin)
         for batch in loader:
             self.samples += stride
             yield batch

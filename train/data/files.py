@@ -82,14 +82,10 @@ def read_all(
         made = list(tqdm(results, what, len(files), disable=None))
     kept = [(file, item) for file, item in zip(files, made, strict=True) if item is not None]
     if files and not kept:
-        raise ValueError(
-            f"none of {len(files)} files can be read, the first is {files[0].path}; see the warnings"
-        )
+        raise ValueError(f"none of {len(files)} files can be read, the first is {files[0].path}; see the warnings")
     return kept
 
 
 def readable(read: Callable[[Entry], object], files: Sequence[Entry], threads: int = 1) -> list[Entry]:
     """The files that can be read, found out by reading them; the others are warned about."""
-    return [
-        file for file, _ in read_all(lambda file: read(file) is not None, files, "skip", threads, "checking")
-    ]
+    return [file for file, _ in read_all(lambda file: read(file) is not None, files, "skip", threads, "checking")]

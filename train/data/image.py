@@ -147,10 +147,7 @@ class ImageFiles(CropModule):
         if not self.cache:
             return files
         return [
-            pixels
-            for _, pixels in read_all(
-                read_pixels, files, self.on_error, self.num_workers, "decoding pictures"
-            )
+            pixels for _, pixels in read_all(read_pixels, files, self.on_error, self.num_workers, "decoding pictures")
         ]
 
 
@@ -173,7 +170,5 @@ def scaled(pixels: np.ndarray, crop: int) -> Tensor:
     """uint8 ``[side, side, 3]`` as float ``[3, crop, crop]`` in [-1, 1], bicubic with antialiasing."""
     square = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
     if square.shape[-1] != crop:
-        square = F.interpolate(
-            square, (crop, crop), mode="bicubic", antialias=True
-        )  # on uint8: rounds and clips
+        square = F.interpolate(square, (crop, crop), mode="bicubic", antialias=True)  # on uint8: rounds and clips
     return square[0].float() / 127.5 - 1

@@ -76,15 +76,11 @@ def name_hash(name: str) -> int:
 
 def _of_folder(root: str | None) -> list[Entry]:
     if root is None:
-        raise ValueError(
-            "files come from a root folder or a manifest, got neither; set data.root or data.manifest"
-        )
+        raise ValueError("files come from a root folder or a manifest, got neither; set data.root or data.manifest")
     folder = Path(root)
     if not folder.is_dir():
         raise ValueError(f"{root}: not a folder; set data.root to one that exists")
-    return [
-        Entry(path, path.relative_to(folder).as_posix(), {}) for path in folder.rglob("*") if path.is_file()
-    ]
+    return [Entry(path, path.relative_to(folder).as_posix(), {}) for path in folder.rglob("*") if path.is_file()]
 
 
 def _of_manifest(manifest: Path, root: str | None) -> list[Entry]:
@@ -92,9 +88,7 @@ def _of_manifest(manifest: Path, root: str | None) -> list[Entry]:
     with open(manifest, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if "file" not in (reader.fieldnames or ()):
-            raise ValueError(
-                f"{manifest}: a manifest has a column 'file', got {reader.fieldnames}; name it so"
-            )
+            raise ValueError(f"{manifest}: a manifest has a column 'file', got {reader.fieldnames}; name it so")
         return [Entry(folder / row["file"], row["file"], row) for row in reader]
 
 

@@ -145,9 +145,7 @@ class Shapes(Synthetic):
         x = np.linspace(0, 1, self.crop, dtype=np.float32)
         y = x[:, None]
         corners = generator.uniform(-1, 1, (4, 3, 1, 1)).astype(np.float32)
-        picture = (corners[0] * (1 - x) + corners[1] * x) * (1 - y) + (
-            corners[2] * (1 - x) + corners[3] * x
-        ) * y
+        picture = (corners[0] * (1 - x) + corners[1] * x) * (1 - y) + (corners[2] * (1 - x) + corners[3] * x) * y
         for _ in range(int(generator.integers(1, 9))):
             inside = self.shape(x, y, generator)
             picture = np.where(inside, generator.uniform(-1, 1, (3, 1, 1)).astype(np.float32), picture)

@@ -10,6 +10,8 @@ from sigtok.codecs.metrics.mel import FLOOR, SCALES, log_mel, magnitudes, mel_fi
 
 from .base import Loss
 
+WINDOWS, BANDS = tuple(window for window, _ in SCALES), tuple(bands for _, bands in SCALES)
+
 
 class MultiScaleMel(Loss):
     """L1 of log10 mel magnitudes, summed over window lengths.
@@ -30,8 +32,8 @@ class MultiScaleMel(Loss):
     def __init__(
         self,
         sample_rate: int,
-        windows: Sequence[int] = tuple(window for window, _ in SCALES),
-        mels: Sequence[int] = tuple(bands for _, bands in SCALES),
+        windows: Sequence[int] = WINDOWS,
+        mels: Sequence[int] = BANDS,
         low: float = 0.0,
         high: float | None = None,
     ) -> None:
