@@ -75,7 +75,7 @@ def query_speech(
             latent_dim=latent_dim,
             hop=hop,
         ),
-        quantizer=Residual([EMAVQ(codebook_size, latent_dim) for _ in range(codebooks)]),
+        quantizer=Residual([EMAVQ(codebook_size, latent_dim, seed=stage) for stage in range(codebooks)]),
         decoder=AudioQueryDecoder(
             back=SpectrumBack(frame_size, frame_hop, stack, dim, decoder_blocks),
             queries=QueryDecoder(WindowTransformer(dim, decoder_depth, heads, past), shapes, queries=1),

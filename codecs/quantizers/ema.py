@@ -29,18 +29,19 @@ class EMAVQ(Quantizer):
         dim: Width D.
         decay: Weight of the past in each step.
         revive: Fraction of the mean usage below which a code is replaced; 0 never replaces.
+        seed: Of the starting noise; residual stages want different ones.
     """
 
     codebook: Tensor
     counts: Tensor
     updates: Tensor
 
-    def __init__(self, codebook_size: int, dim: int, decay: float = 0.99, revive: float = 0.2) -> None:
+    def __init__(self, codebook_size: int, dim: int, decay: float = 0.99, revive: float = 0.2, seed: int = 0) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay lies in [0, 1), got {decay}")
         self.dim, self.codebook_sizes = dim, (codebook_size,)
-        self.decay, self.revive = decay, revive
+        self.decay, self.revive, self.seed = decay, revive, seed
         self.register_buffer("codebook", torch.randn(codebook_size, dim))
         self.register_buffer("counts", torch.zeros(codebook_size))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
@@ -74,7 +75,7 @@ class EMAVQ(Quantizer):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(moments)
         count, mean, square = moments[0], moments[1] / moments[0], moments[2] / moments[0]
-        noise = torch.randn(self.codebook.shape, generator=torch.Generator().manual_seed(0)).to(mean)
+        noise = torch.randn(self.codebook.shape, generator=torch.Generator().manual_seed(self.seed)).to(mean)
         self.codebook.copy_(mean + noise * (square - mean.square()).clamp_min(1e-12).sqrt())
         self.counts.fill_(float(count[0]) / len(self.counts))
 
