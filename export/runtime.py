@@ -11,7 +11,8 @@ tiles stand where they are in the picture. The encoder takes any extent and fill
 gives whole windows, to be cut. Codes are int64; -1 is a code that was not sent and adds nothing, so one graph decodes
 every prefix.
 
-A graph has no state and works on a signal at once: memory grows with its length, several hundred bytes a sample.
+A graph has no state and works on a signal at once: memory grows with its length. The bundled speech codec takes about
+120 bytes a sample, 1.7 GB for ten minutes; cut longer signals.
 """
 
 from __future__ import annotations

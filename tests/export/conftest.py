@@ -1,4 +1,4 @@
-"""Tiny untrained codecs, exported once a session."""
+"""Tiny untrained codecs, exported once a session; each level of a wavelet packet makes tracing slower."""
 
 import functools
 from pathlib import Path
@@ -16,7 +16,7 @@ from sigtok.export.write import write_onnx
 TRANSFORMER = dict(dim=32, heads=2, encoder_depth=1, decoder_depth=1, codebook_size=64, latent_dim=8)
 TINY = {
     "audio": lambda: query_speech(**TRANSFORMER, decoder_blocks=1, codebooks=3, context=0.3),
-    "image": lambda: query_image(**TRANSFORMER, levels=2, tile=4, queries=16),
+    "image": lambda: query_image(**TRANSFORMER, levels=1, tile=4, queries=16),
 }
 
 

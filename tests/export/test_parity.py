@@ -17,7 +17,7 @@ from sigtok.export.graphs import EncodeGraph
 from sigtok.export.parity import Parity, measure
 from sigtok.export.runtime import DECODER, ENCODER, RECORD
 
-EXTENTS = {"audio": [(1,), (1919,), (1920,), (1921,), (30_000,)], "image": [(1, 1), (16, 17), (31, 50)]}
+EXTENTS = {"audio": [(1,), (1919,), (1920,), (1921,), (30_000,)], "image": [(1, 1), (8, 9), (15, 26)]}
 LAYOUTS = {
     ("audio", ENCODER): {"input_values": ["batch", 1, "num_samples"], "audio_codes": ["batch", 3, None]},
     ("audio", DECODER): {"audio_codes": ["batch", 3, "num_tokens"], "audio_values": ["batch", 1, None]},

@@ -56,11 +56,12 @@ def test_losses_fall_on_tones_it_hears_again_and_again(tmp_path):
     tones_heard = next(iter(tones().train_dataloader()))
     run = trainer(tmp_path, 40, logger=CSVLogger(tmp_path), limit_val_batches=1, val_check_interval=20)
     loaders = [DataLoader([tones_heard] * count, batch_size=None) for count in (40, 1)]
-    run.fit(task(rates=Rates()), *loaders)
+    weights = {"l1": 0.1, "mel": 1.0, "commitment": 0.25}  # silence would do for a heavy l1
+    run.fit(task(rates=Rates(), loss_weights=weights), *loaders)
     rows = [line.split(",") for line in (tmp_path / "lightning_logs/version_0/metrics.csv").read_text().split()]
     table = {name: [row[i] for row in rows[1:] if row[i]] for i, name in enumerate(rows[0])}
     total = [float(value) for value in table["train/total"]]
-    assert np.mean(total[-5:]) < 0.85 * np.mean(total[:5])
+    assert np.mean(total[-5:]) < 0.7 * np.mean(total[:5])
     assert len(table["train/gradient_norm"]) == 40 and len(table["train/seconds_per_second"]) >= 38
     assert len(table["val/mel_distance"]) == len(table["val/usage_1"]) == 2
     assert all(1 <= float(value) <= 16 for value in table["val/perplexity_0"])
