@@ -1,16 +1,20 @@
 """Tiny untrained codecs, exported once a session; each level of a wavelet packet makes tracing slower."""
 
 import functools
+import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jaxtyping
 import pytest
 import torch
+from filelock import FileLock
 
 from sigtok.codecs.audio.models import query_speech
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.image.models import query_image
+from sigtok.export.runtime import RECORD
 from sigtok.export.write import write_onnx
 
 TRANSFORMER = dict(dim=32, heads=2, encoder_depth=1, decoder_depth=1, codebook_size=64, latent_dim=8)
@@ -28,13 +32,18 @@ class Exported(NamedTuple):
 
 @pytest.fixture(scope="session")
 def export_once(tmp_path_factory):
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # workers of one run share it
+
     @functools.cache
     def export(kind):
         torch.manual_seed(0)
-        codec, folder = TINY[kind]().eval(), tmp_path_factory.mktemp("onnx") / kind
-        with pytest.MonkeyPatch.context() as patch:
+        codec, folder = TINY[kind]().eval(), base / "onnx" / kind
+        with FileLock(base / f"{kind}.lock"), pytest.MonkeyPatch.context() as patch:
             patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # extents are symbols while tracing
-            return Exported(codec, folder, write_onnx(codec, folder, trials=10))
+            if not folder.exists():
+                write_onnx(codec, folder, trials=10)
+        return Exported(codec, folder, json.loads((folder / RECORD).read_text()))
 
     return export
 
