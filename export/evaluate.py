@@ -39,6 +39,7 @@ def _of_voices(extended: bool) -> Metric:
     return measure
 
 
+SILENCE = 1e-5  # deviation; below half a step of 16 bits there is no signal to relate a distortion to
 METRICS: dict[str, dict[str, Metric]] = {
     "audio": {
         "mel_distance": mel_distance,
@@ -175,6 +176,8 @@ def distances(
         try:
             if not reference.numel():
                 raise ValueError("the file is empty")
+            if modality == "audio" and name != "mel_distance" and float(reference.std(unbiased=False)) < SILENCE:
+                raise ValueError("the file is silent")
             value = metric(reconstruction[None], reference[None], sample_rate)
             if not math.isfinite(value):
                 raise ValueError(f"it is {value}; both signals are equal" if value > 0 else f"it is {value}")

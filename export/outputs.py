@@ -36,6 +36,8 @@ class Outputs:
         several = not inputs.single
         if output == STDOUT and several:
             raise Failure(USAGE, f"standard output takes one result, got {len(inputs.items)}; name a folder with -o")
+        if several and not os.path.isdir(output) and output.lower().endswith(tuple(suffixes)):
+            raise Failure(USAGE, f"{output}: several inputs need a folder, got a file; name a folder with -o")
         self.output = output
         self.folder = Path(output) if several or os.path.isdir(output) else None
         self.inputs = identities(item.path for item in inputs.items)

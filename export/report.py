@@ -19,7 +19,7 @@ from sigtok.codecs.codec import Codec
 from sigtok.codecs.pretrained import stream_id
 
 from .evaluate import METRICS, Evaluation
-from .exits import say
+from .exits import USAGE, Failure, say
 from .inputs import SUFFIXES, Item, Reader, gather
 from .outputs import check_not_input, identities, making, write_file
 from .released import open_model, resolve, spec_of
@@ -33,6 +33,8 @@ def evaluate(args: Namespace) -> int:
     """Measure every input at every rate."""
     spec = spec_of(args.model)
     rates = [resolve(spec, *pair) for pair in product(args.codebooks or [None], args.queries or [None])]
+    if args.where and not any(path.lower().endswith(".csv") for path in args.inputs):
+        raise Failure(USAGE, "--where chooses rows of a CSV manifest, got none among the inputs; name one")
     inputs = gather(args.inputs, SUFFIXES[spec.modality], dict(args.where))
     if args.json and args.json != "-":
         check_not_input(Path(args.json), identities([*args.inputs, *(item.path for item in inputs.items)]))

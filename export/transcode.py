@@ -19,7 +19,7 @@ from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import CodecSpec
 from sigtok.codecs.tokens import Tokens
 
-from .exits import BUG, DATA, GOOD, IO, NO_OUTPUT, SOME_BAD, Failure, Stopped, say, say_error
+from .exits import BUG, DATA, GOOD, IO, NO_OUTPUT, SOME_BAD, USAGE, Failure, Stopped, say, say_error
 from .inputs import SUFFIXES, Inputs, Item, Reader, gather, on_disk
 from .outputs import Outputs, check_stdout_is_no_terminal, write_file
 from .released import Models, is_sgt, open_model, read_file, resolve, spec_of
@@ -71,6 +71,10 @@ def tokens(args: Namespace) -> int:
     def work(item: Item, path: str) -> None:
         if is_sgt(path):
             found = tokens_from_bytes(read_file(path)[0], codec.spec, codec.stream_id or stream_id(codec))
+            if args.queries:
+                raise Failure(USAGE, f"{path}: has {found.rate.queries} queries; encode the signal with --queries")
+            if args.codebooks:
+                found = found.prefix(args.codebooks)
         else:
             found = codec.encode(Reader(spec, args.downmix, say).read(path)[None], rate).to("cpu")
         sys.stdout.buffer.write(as_npy(found) if args.npy else as_json(found).encode())

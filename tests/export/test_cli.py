@@ -213,6 +213,9 @@ def test_tokens_are_the_codes_of_the_codec(here, models, run):
     assert (record["model"], record["extent"], record["codebooks"]) == ("tiny_speech", [2000], 2)
     run("encode", "a.wav", "-m", models["speech"], "-o", "a.sgt", "--codebooks", 2)
     assert json.loads(run("tokens", "a.sgt", "-m", models["speech"])[1]) == record
+    fewer = json.loads(run("tokens", "a.sgt", "-m", models["speech"], "--codebooks", 1)[1])
+    assert fewer["codes"] == record["codes"][:1]
+    assert run("tokens", "a.sgt", "-m", models["speech"], "--codebooks", 3)[0] == 65  # the file has two
 
 
 def test_info_tells_of_models_and_files(here, bundle, models, run):
@@ -482,6 +485,9 @@ USAGE = {
     "several to stdout": ["encode", "a.wav", "b.wav", "-m", "SPEECH", "-o", "-"],
     "stdin and more": ["encode", "-", "a.wav", "-m", "SPEECH", "-o", "out"],
     "no such device": ["encode", "a.wav", "-m", "SPEECH", "-o", "b.sgt", "--device", "abacus"],
+    "conditions of no manifest": ["evaluate", "SPEECH", "a.wav", "--where", "split=val"],
+    "several into a file": ["encode", "a.wav", "link.sgt", "-m", "SPEECH", "-o", "b.sgt"],
+    "queries of a file": ["tokens", "a.sgt", "-m", "SPEECH", "--queries", "1"],
     "condition": ["evaluate", "SPEECH", "a.wav", "--where", "split"],
     "file as model": ["info", "a.wav"],
     "report over input": ["evaluate", "SPEECH", "a.wav", "--json", "a.wav"],

@@ -177,3 +177,10 @@ def test_numbers_are_short():
     assert [number(value) for value in (None, 0.012345, 12.3456, 1234.5, 99)] == [
         "-", "0.01235", "12.35", "1234", "99",
     ]  # fmt: skip
+
+
+def test_silence_has_no_distortion_to_relate_to():
+    signal = torch.zeros(1, 4000)
+    values, reasons = distances(signal, signal, "audio", 24_000)
+    assert values["mel_distance"] == 0 and values["si_sdr"] is values["stoi"] is values["estoi"] is None
+    assert set(reasons.values()) == {"the file is silent"}
