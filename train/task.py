@@ -71,6 +71,7 @@ class CodecTask(LightningModule):
     ) -> None:
         super().__init__()
         self.codec = codec
+        codec.stream_id = None  # what is trained on is another model: its files must not be signed as the old one
         self.losses = nn.ModuleDict(losses)
         self.loss_weights, self.rates, self.seed = dict(loss_weights), rates, seed
         self.learning_rate, self.final_learning_rate = learning_rate, final_learning_rate

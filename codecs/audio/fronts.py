@@ -41,7 +41,7 @@ class SpectrumFront(nn.Module):
         self.size, self.hop, self.stack = size, hop, stack
         window = torch.hann_window(size)
         basis = analysis_basis(size, window).squeeze(1) * (2 / window.sum())
-        self.register_buffer("basis", basis.t().contiguous(), persistent=False)
+        self.register_buffer("basis", _half(basis).transpose(1, 2).contiguous(), persistent=False)
         self.project = nn.Linear(stack * (size // 2 + 1), dim)
 
     def initial_state(self, batch: int) -> Tensor:
@@ -55,8 +55,10 @@ class SpectrumFront(nn.Module):
         overlap = self.size // self.hop
         count = hops.shape[1] - overlap + 1
         frames = torch.cat([hops[:, start : start + count] for start in range(overlap)], dim=-1)
-        real, imaginary = (frames @ self.basis).chunk(2, dim=-1)
-        power = real.square() + imaginary.square()
+        half, mirrored = self.size // 2 + 1, (self.size - 1) // 2
+        head = frames[..., :half]
+        tail = F.pad(frames[..., half:].flip(-1), (1, half - 1 - mirrored))
+        power = ((head + tail) @ self.basis[0]).square() + ((head - tail) @ self.basis[1]).square()
         spectra = ((power + FLOOR**2).log() + 9) / 4  # -3.5 for silence, about 0 for speech, 2 for full scale
         positions = self.project(rearrange(spectra, "b (n s) f -> b n (s f)", s=self.stack))
         return positions, signal[:, :, signal.shape[-1] - self.size + self.hop :]
@@ -65,9 +67,9 @@ class SpectrumFront(nn.Module):
 class SpectrumBack(nn.Module):
     """Positions to waveform: convolution blocks at the frame rate, then magnitude and phase of overlapping frames.
 
-    The inverse transform is one matrix product and shifted sums; every sample is divided by the sum of the squared
-    windows over it, so the ends of a signal are as loud as its middle. Frames are centred on their hops, so a stream
-    comes out ``delay`` samples late. The head is that of Vocos (arXiv 2306.00814).
+    The inverse transform is two half-size matrix products and shifted sums; every sample is divided by the sum of the
+    squared windows over it, so the ends of a signal are as loud as its middle. Frames are centred on their hops, so a
+    stream comes out ``delay`` samples late. The head is that of Vocos (arXiv 2306.00814).
 
     Args:
         size: Window of a frame, samples; an odd multiple of ``hop``.
@@ -94,7 +96,7 @@ class SpectrumBack(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02)
         window = torch.hann_window(size)
         basis = synthesis_basis(size, window).squeeze(1) * (window.sum() / 2)
-        self.register_buffer("basis", basis.contiguous(), persistent=False)
+        self.register_buffer("basis", _half(basis), persistent=False)
         self.register_buffer("envelope", window.square(), persistent=False)
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
@@ -113,7 +115,9 @@ class SpectrumBack(nn.Module):
             states.append(after)
         log_magnitude, phase = self.head(self.norm(frames)).chunk(2, dim=-1)
         magnitude = log_magnitude.sub(4).clamp_max(2).exp()
-        waves = torch.cat((magnitude * phase.cos(), magnitude * phase.sin()), dim=-1) @ self.basis
+        even, odd = (magnitude * phase.cos()) @ self.basis[0], (magnitude * phase.sin()) @ self.basis[1]
+        mirrored = (even - odd)[..., 1 : (self.size + 1) // 2].flip(-1)
+        waves = torch.cat((even + odd, mirrored), dim=-1)
         samples, tail = self._overlap_add(waves, state[-2])
         weights, weight_tail = self._overlap_add(self.envelope.expand_as(waves), state[-1])
         return samples / weights.clamp_min(1e-6), (*states, tail, weight_tail)
@@ -132,3 +136,9 @@ class SpectrumBack(nn.Module):
         total = torch.cat((head, total[:, tail.shape[1] :]), dim=1)
         done = total.shape[1] - tail.shape[1]
         return total[:, :done], total[:, done:]
+
+
+def _half(basis: Float[Tensor, "F size"]) -> Float[Tensor, "2 bins half"]:
+    """Cosines and sines up to the middle of a frame: around it cosines are even and sines odd, as is the window."""
+    cosine, sine = basis.chunk(2)
+    return torch.stack((cosine, sine))[..., : basis.shape[1] // 2 + 1].contiguous()
