@@ -55,13 +55,18 @@ class SpectrumFront(nn.Module):
         overlap = self.size // self.hop
         count = hops.shape[1] - overlap + 1
         frames = torch.cat([hops[:, start : start + count] for start in range(overlap)], dim=-1)
-        half, mirrored = self.size // 2 + 1, (self.size - 1) // 2
-        head = frames[..., :half]
-        tail = F.pad(frames[..., half:].flip(-1), (1, half - 1 - mirrored))
-        power = ((head + tail) @ self.basis[0]).square() + ((head - tail) @ self.basis[1]).square()
+        real, imaginary = self.spectrum(frames)
+        power = real.square() + imaginary.square()
         spectra = ((power + FLOOR**2).log() + 9) / 4  # -3.5 for silence, about 0 for speech, 2 for full scale
         positions = self.project(rearrange(spectra, "b (n s) f -> b n (s f)", s=self.stack))
         return positions, signal[:, :, signal.shape[-1] - self.size + self.hop :]
+
+    def spectrum(self, frames: Float[Tensor, "B N size"]) -> tuple[Tensor, Tensor]:
+        """Real and imaginary parts ``[B, N, size // 2 + 1]`` of windowed frames, from their even and odd halves."""
+        half, mirrored = self.size // 2 + 1, (self.size - 1) // 2
+        head = frames[..., :half]
+        tail = F.pad(frames[..., half:].flip(-1), (1, half - 1 - mirrored))
+        return (head + tail) @ self.basis[0], (head - tail) @ self.basis[1]
 
 
 class SpectrumBack(nn.Module):

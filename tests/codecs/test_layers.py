@@ -236,7 +236,7 @@ def test_spectra_of_a_signal_come_back_as_the_signal(size, hop):
     back.expand = back.norm = back.head = nn.Identity()
     signal = 0.3 * random(2, 20 * hop)
     frames = F.pad(signal, (size - hop, 0)).unfold(1, size, hop)
-    real, imaginary = (frames @ front.basis).chunk(2, dim=-1)
+    real, imaginary = front.spectrum(frames)
     spectrum = torch.complex(real, imaginary)
     positions = torch.cat((spectrum.abs().clamp_min(1e-30).log() + 4, spectrum.angle()), dim=-1)
     samples, state = back(positions, back.initial_state(2))
