@@ -191,4 +191,5 @@ def pad_to(signal: Float[Tensor, "B C *extent"], extent: Extent) -> Float[Tensor
 
 def crop_to(signal: Float[Tensor, " C *padded"], extent: Extent) -> Float[Tensor, " C *extent"]:
     """The beginning of a signal along each axis."""
-    return signal[(slice(None), *(slice(size) for size in extent))]
+    index: tuple[Any, ...] = (..., *(slice(size) for size in extent))
+    return signal[index]

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from sigtok.codecs.codec import Codec, Reconstruction, pad_to
+from sigtok.codecs.codec import Codec, Reconstruction, crop_to, pad_to
 from sigtok.codecs.files import compress
 from sigtok.codecs.metrics.audio import mel_distance
 from sigtok.codecs.metrics.codes import CodeCounts
@@ -257,9 +257,3 @@ def whole_windows(signal: Tensor, step: tuple[int, ...]) -> Tensor:
             f"{tuple(signal.shape[2:])}; cut longer pieces in the data"
         )
     return crop_to(signal, extent)
-
-
-def crop_to(signal: Tensor, extent: tuple[int, ...]) -> Tensor:
-    """The first samples or pixels along every axis."""
-    index: tuple[Any, ...] = (..., *(slice(size) for size in extent))
-    return signal[index]
