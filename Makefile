@@ -1,6 +1,6 @@
 # make demo   real speech and a real photo through the bundled models, with a table and a report
 # make test   the one check: format, lint, types, tests
-# make bench  speed against EnCodec, as ratios of one run
+# make bench  speed against EnCodec and vector-quantize-pytorch, as ratios of one run; the quantizers' tables
 # Each makes .venv when it is missing, with `PYTHON` (3.10 to 3.13).
 
 PYTHON ?= python3
@@ -31,6 +31,7 @@ tests: .venv/test
 
 bench: .venv/bench
 	$(BIN)/python tests/benchmarks/speech.py
+	$(BIN)/python -m tests.benchmarks.quantizers
 
 .venv/python:
 	$(PYTHON) -m venv .venv
@@ -45,5 +46,5 @@ bench: .venv/bench
 	touch $@
 
 .venv/bench: .venv/test
-	$(INSTALL) encodec
+	$(INSTALL) encodec "vector-quantize-pytorch==1.32.*"
 	touch $@

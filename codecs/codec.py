@@ -153,7 +153,7 @@ class Codec(nn.Module):
         padded = self.spec.padded(extent, tokens.rate)
         if 0 in padded:
             return torch.zeros(self.spec.channels, *extent, device=self._device())
-        latents = self.quantizer.decode(tokens.streams)
+        latents = self.quantizer.decode(tokens.streams)[:, : self.spec.positions(extent, tokens.rate)]
         signal = self.decoder.piecewise(latents, padded, tokens.rate)[0]
         return crop_to(signal, extent).clamp(-1, 1)
 

@@ -5,9 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sigtok.codecs import pretrained
+from sigtok.codecs.audio.models import query_speech
 from sigtok.export import cli
+from sigtok.train.callbacks.usage import CodebookUsage
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -35,6 +38,16 @@ def test_the_readme_opens_with_the_two_commands():
 def test_every_sigtok_command_parses(line):
     arguments = cli.parser().parse_args(shlex.split(line.split("#")[0])[1:])
     assert getattr(arguments, "model", None) in (None, *pretrained.bundled())
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_yaml_builds(block):
+    settings = yaml.safe_load(block)
+    codec = query_speech(**settings["model"]["codec"]["init_args"])
+    assert codec.spec.codebook_sizes == (1024,) * 8
+    assert {callback["class_path"] for callback in settings["trainer"]["callbacks"]} == {
+        f"{CodebookUsage.__module__}.{CodebookUsage.__name__}"
+    }
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", README))))

@@ -15,6 +15,7 @@ from sigtok.codecs.files import compress
 from sigtok.codecs.metrics.audio import mel_distance
 from sigtok.codecs.metrics.codes import CodeCounts
 from sigtok.codecs.metrics.image import psnr
+from sigtok.codecs.quantizers.codebook import Codebook
 from sigtok.codecs.tokens import Tokens
 from sigtok.train.callbacks.ema import AverageWeights
 from sigtok.train.callbacks.speed import Speed
@@ -162,6 +163,15 @@ class CodecTask(LightningModule):
         limit = float("inf") if self.gradient_clip is None else self.gradient_clip
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         self.log("train/gradient_norm", nn.utils.clip_grad_norm_(weights, limit))
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Make the optimizer forget the moments of codes that were replaced; waits for no device."""
+        for module in self.codec.modules():
+            if isinstance(module, Codebook) and module.renewed is not None:
+                state = optimizer.state.get(module.codebook, {})  # codes that are no parameter have none
+                for moment in state.keys() & {"exp_avg", "exp_avg_sq"}:
+                    state[moment].masked_fill_(module.renewed[:, None], 0)
+                module.renewed = None
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Speed always, averaged weights when a decay is given; the same objects for every run of this task."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.layers.transformer import WindowTransformer
+from sigtok.codecs.quantizers.build import build
 from sigtok.codecs.quantizers.ema import EMAVQ
 from sigtok.codecs.quantizers.residual import Residual
 from sigtok.codecs.queries import QueryDecoder, QueryEncoder
@@ -31,6 +33,7 @@ def query_speech(
     codebooks: int = 8,
     codebook_size: int = 2048,
     latent_dim: int = 32,
+    quantizer: Mapping[str, Any] | None = None,
 ) -> Codec:
     """A causal query codec for speech: spectra at 75 Hz, positions at 25 Hz, one query every 2 positions, residual VQ.
 
@@ -53,9 +56,12 @@ def query_speech(
         codebooks: Codebooks Q.
         codebook_size: Codes K in each.
         latent_dim: Width of the latents.
+        quantizer: Description of another quantizer of that width (`quantizers.build`), in place of the residual VQ.
     """
     hop = frame_hop * stack
     shapes = tuple((window,) for window in windows)
+    residual = [EMAVQ(codebook_size, latent_dim) for _ in range(codebooks)]
+    codes = Residual(residual) if quantizer is None else build(quantizer)
     past = max(1, round(context * sample_rate / (hop * windows[0])))
     return Codec(
         spec=CodecSpec(
@@ -65,7 +71,8 @@ def query_speech(
             sample_rate=sample_rate,
             hop=(hop,),
             windows=shapes,
-            codebook_sizes=(codebook_size,) * codebooks,
+            codebook_sizes=codes.codebook_sizes,
+            strides=codes.strides,
             latent_dim=latent_dim,
             causal=True,
         ),
@@ -75,7 +82,7 @@ def query_speech(
             latent_dim=latent_dim,
             hop=hop,
         ),
-        quantizer=Residual([EMAVQ(codebook_size, latent_dim, seed=stage) for stage in range(codebooks)]),
+        quantizer=codes,
         decoder=AudioQueryDecoder(
             back=SpectrumBack(frame_size, frame_hop, stack, dim, decoder_blocks),
             queries=QueryDecoder(WindowTransformer(dim, decoder_depth, heads, past), shapes, queries=1),

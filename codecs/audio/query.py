@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sigtok.codecs.queries import QueryDecoder, QueryEncoder
 from sigtok.codecs.spec import Extent, Rate
@@ -39,7 +40,7 @@ class AudioQueryEncoder(nn.Module):
         super().__init__()
         self.front, self.queries, self.hop = front, queries, hop
         self.project = nn.Linear(queries.transformer.dim, latent_dim)
-        self.norm = nn.RMSNorm(latent_dim, eps=1e-6, elementwise_affine=False)
+        self.norm = nn.BatchNorm1d(latent_dim, momentum=0.02, affine=False)  # else they share most of their length
 
     def initial_state(self, batch: int, rate: Rate) -> State:
         """The state before the beginning."""
@@ -47,14 +48,14 @@ class AudioQueryEncoder(nn.Module):
 
     def step(self, chunk: Float[Tensor, "B C T"], state: State, rate: Rate) -> tuple[Tensor, State]:
         """Latents ``[B, N, D]`` of the next whole windows of a stream, and the state after them."""
-        positions, front_state = self.front(chunk, state[0])
-        windows = rearrange(positions, "b (m w) d -> b m w d", w=rate.window[0])
-        queries, query_state = self.queries(windows, rate.window, rate.queries, state[1])
-        return self.norm(self.project(queries)).flatten(1, 2), (front_state, query_state)
+        latents, state = self._read(chunk, state, rate)
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        return F.batch_norm(latents, mean, variance, eps=self.norm.eps).transpose(1, 2), state
 
     def forward(self, signal: Float[Tensor, "B C T"], rate: Rate) -> Float[Tensor, "B N D"]:
-        """Latents of whole windows, all at once."""
-        return self.step(signal, self.initial_state(signal.shape[0], rate), rate)[0]
+        """Latents of whole windows, all at once; in training mode, normalised over the batch."""
+        latents, _ = self._read(signal, self.initial_state(signal.shape[0], rate), rate)
+        return self.norm(latents).transpose(1, 2)
 
     def piecewise(self, signal: Float[Tensor, "B C T"], rate: Rate) -> Float[Tensor, "B N D"]:
         """The same latents, `PIECE` windows at a time."""
@@ -63,6 +64,13 @@ class AudioQueryEncoder(nn.Module):
             part, state = self.step(chunk, state, rate)
             latents.append(part)
         return torch.cat(latents, dim=1)
+
+    def _read(self, chunk: Tensor, state: State, rate: Rate) -> tuple[Tensor, State]:
+        """Latents ``[B, D, N]`` as they come out of the queries, and the state after them."""
+        positions, front_state = self.front(chunk, state[0])
+        windows = rearrange(positions, "b (m w) d -> b m w d", w=rate.window[0])
+        queries, query_state = self.queries(windows, rate.window, rate.queries, state[1])
+        return self.project(queries).flatten(1, 2).transpose(1, 2), (front_state, query_state)
 
 
 class AudioQueryDecoder(nn.Module):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.layers.transformer import WindowTransformer
+from sigtok.codecs.quantizers.build import build
 from sigtok.codecs.quantizers.ibq import IBQ
+from sigtok.codecs.quantizers.lifecycle import Lifecycle
 from sigtok.codecs.queries import QueryDecoder, QueryEncoder
 from sigtok.codecs.spec import CodecSpec
 
@@ -22,7 +27,7 @@ def query_image(
     decoder_depth: int = 4,
     codebook_size: int = 16_384,
     latent_dim: int = 16,
-    warmup: int = 0,
+    quantizer: Mapping[str, Any] | None = None,
 ) -> Codec:
     """A query codec for RGB photos of any extent: tiles of 256 x 256 pixels, up to 256 tokens of IBQ 16,384 each.
 
@@ -39,10 +44,13 @@ def query_image(
         decoder_depth: Transformer blocks of the decoder.
         codebook_size: Codes K.
         latent_dim: Width of the latents.
-        warmup: Training steps before quantization begins.
+        quantizer: Description of another quantizer of that width (`quantizers.build`), in place of the IBQ, which
+            starts from latents of the first batches and replaces codes that die.
     """
     bands, windows = 3 * 4**levels, ((tile, tile),)
     front = WaveletFront(levels)
+    policy = Lifecycle(start="samples", start_vectors=1, revive=0.1)
+    codes = IBQ(codebook_size, latent_dim, lifecycle=policy) if quantizer is None else build(quantizer)
     return Codec(
         spec=CodecSpec(
             name=name,
@@ -52,7 +60,8 @@ def query_image(
             hop=(2**levels, 2**levels),
             windows=windows,
             queries=queries,
-            codebook_sizes=(codebook_size,),
+            codebook_sizes=codes.codebook_sizes,
+            strides=codes.strides,
             latent_dim=latent_dim,
         ),
         encoder=ImageQueryEncoder(
@@ -61,7 +70,7 @@ def query_image(
             bands=bands,
             latent_dim=latent_dim,
         ),
-        quantizer=IBQ(codebook_size, latent_dim, warmup=warmup),
+        quantizer=codes,
         decoder=ImageQueryDecoder(
             front=front,
             queries=QueryDecoder(WindowTransformer(dim, decoder_depth, heads, base=100.0), windows, queries),

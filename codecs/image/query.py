@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from sigtok.codecs.queries import QueryDecoder, QueryEncoder, geometry
 from sigtok.codecs.spec import Extent, Rate
@@ -83,6 +84,7 @@ class ImageQueryEncoder(nn.Module):
         self.project = nn.Linear(queries.transformer.dim, latent_dim)
         self.linear = nn.Linear(bands, latent_dim, bias=False)
         nn.init.normal_(self.project.weight, std=1e-3)
+        nn.init.zeros_(self.project.bias)
         self.linear.weight.data.copy_(strongest_bands(front, latent_dim))
 
     def forward(self, signal: Float[Tensor, "B C H W"], rate: Rate) -> Float[Tensor, "B N D"]:
@@ -101,8 +103,10 @@ class ImageQueryEncoder(nn.Module):
 
     def _read(self, tiles: Tensor, rate: Rate) -> Tensor:
         queries, _ = self.queries(self.embed(tiles), rate.window, rate.queries)
-        _, near, _ = geometry(rate.window, self.queries.most, rate.queries)
-        return (self.project(queries) + self.linear(tiles[:, :, near])).flatten(1, 2)
+        _, _, nearest = geometry(rate.window, self.queries.most, rate.queries)
+        area = one_hot(nearest, rate.queries).to(tiles.dtype)  # [P, Q]: what each query stands for
+        means = torch.einsum("bmpf,pq->bmqf", tiles, area / area.sum(0))
+        return (self.project(queries) + self.linear(means)).flatten(1, 2)
 
 
 class ImageQueryDecoder(nn.Module):
@@ -115,6 +119,7 @@ class ImageQueryDecoder(nn.Module):
         self.head = nn.Linear(queries.transformer.dim, bands)
         self.linear = nn.Linear(latent_dim, bands, bias=False)
         nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
         self.linear.weight.data.copy_(torch.linalg.pinv(strongest_bands(front, latent_dim)))
 
     def forward(self, latents: Float[Tensor, "B N D"], extent: Extent, rate: Rate) -> Float[Tensor, "B C H W"]:

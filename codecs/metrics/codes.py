@@ -1,9 +1,43 @@
 """How much of its codebooks a codec uses: usage, perplexity and dead codes, counted over many tokens."""
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Usage(NamedTuple):
+    """How often the codes of one codebook were drawn.
+
+    ``tokens`` were counted, ``used`` of ``size`` codes are among them, ``top`` is the share of the most frequent, and
+    ``perplexity`` is ``2 ** entropy``: the number of codes that would say as much if used evenly.
+    """
+
+    tokens: int
+    size: int
+    used: int
+    top: float
+    perplexity: float
+
+    @property
+    def share(self) -> float:
+        """Codes that were used, as a fraction of all."""
+        return self.used / self.size
+
+    @property
+    def shown(self) -> float:
+        """The share that as many tokens, drawn evenly, would show: of K codes, N tokens show ``1 - exp(-N / K)``."""
+        return -math.expm1(-self.tokens / self.size)
+
+
+def usage(counts: Tensor) -> Usage:
+    """Usage by the counts ``[K]`` of the codes of one codebook; zeros, and a perplexity of 1, if there are none."""
+    tokens = int(counts.sum())
+    share = counts.double() / max(1, tokens)
+    entropy = -torch.xlogy(share, share).sum().item()
+    return Usage(tokens, len(counts), int((counts > 0).sum()), share.max().item(), math.exp(entropy))
 
 
 class CodeCounts:
@@ -33,19 +67,17 @@ class CodeCounts:
         return self.counts[:-1].split(self.sizes)
 
     def summary(self) -> dict[str, float]:
-        """Usage, perplexity and dead fraction by codebook, of the codebooks that said anything.
+        """Usage, dead fraction, perplexity and top share by codebook, of the codebooks that said anything.
 
         ``usage_q`` is the fraction of codes seen; ``dead_q`` the rest; ``perplexity_q`` is ``2 ** entropy``, the
-        number of codes that would say as much if used evenly. ``bits`` per position is the entropy, summed over
-        codebooks.
+        number of codes that would say as much if used evenly; ``top_q`` the share of the most frequent code. ``bits``
+        per position is the entropy, summed over codebooks.
         """
         values: dict[str, float] = {}
         bits = 0.0
         for book, counts in enumerate(self.per_codebook()):
-            if total := int(counts.sum()):
-                share = counts.double() / total
-                entropy = -torch.xlogy(share, share).sum().item() / torch.log(torch.tensor(2.0)).item()
-                usage = (counts > 0).double().mean().item()
-                values |= {f"usage_{book}": usage, f"dead_{book}": 1 - usage, f"perplexity_{book}": 2**entropy}
-                bits += entropy
+            if (seen := usage(counts)).tokens:
+                values |= {f"usage_{book}": seen.share, f"dead_{book}": 1 - seen.share}
+                values |= {f"perplexity_{book}": seen.perplexity, f"top_{book}": seen.top}
+                bits += math.log2(seen.perplexity)
         return values | {"bits": bits}

@@ -34,6 +34,16 @@ class Quantizer(nn.Module, ABC):
     codebook_sizes: tuple[int, ...]
     dim: int
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Positions per token of each codebook."""
+        return (1,) * len(self.codebook_sizes)
+
+    @property
+    def ready(self) -> bool:
+        """False while a codebook collects latents to start from, which go by unquantized, with codes of -1."""
+        return True
+
     @abstractmethod
     def forward(
         self, latents: Float[Tensor, "B N D"], codebooks: int | None = None, *, update: bool = True
@@ -58,3 +68,8 @@ class Quantizer(nn.Module, ABC):
 def float32(latents: Tensor) -> Tensor:
     """Latents in float32 (float64 stays): half precision flips codes."""
     return latents if latents.dtype == torch.float64 else latents.float()
+
+
+def touch(module: nn.Module) -> Tensor | float:
+    """Zero, with a gradient of zero for all parameters: data-parallel training finds each in use at every step."""
+    return sum((weight.sum() * 0 for weight in module.parameters() if weight.requires_grad), start=0.0)

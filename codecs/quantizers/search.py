@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from sigtok.codecs.transforms.precision import no_autocast
 
-CHUNK = 2**19  # scores held at once: 2 MB of float32 stay in the cache
+CHUNK = 2**18  # scores held at once, four times as many where vectors are wide: they stay in the cache
+ROWS = 16  # vectors at once, at least: fewer do not make a matrix product
 
 
 def nearest(
@@ -33,19 +34,38 @@ def nearest(
 
 def _largest(flat: Float[Tensor, "M D"], codebook: Float[Tensor, "K D"], bias: Float[Tensor, " K"]) -> Tensor:
     """The index ``[M]``, chunk by chunk."""
-    rows = max(1, CHUNK // len(codebook))
-    if torch.compiler.is_exporting() or len(flat) <= rows:
+    rows = max(ROWS, CHUNK * (4 if codebook.shape[1] >= 32 else 1) // len(codebook))
+    if torch.compiler.is_exporting():
         return torch.addmm(bias, flat, codebook.t()).argmax(-1)
     index = torch.empty(len(flat), dtype=torch.int64, device=flat.device)
     scores = flat.new_empty(rows, len(codebook))
+    block = _block(len(codebook))
     for start in range(0, len(flat), rows):
         part = flat[start : start + rows]
-        torch.argmax(
-            torch.addmm(bias, part, codebook.t(), out=scores[: len(part)]),
-            dim=-1,
-            out=index[start : start + len(part)],
-        )
+        product = torch.addmm(bias, part, codebook.t(), out=scores[: len(part)])
+        index[start : start + len(part)] = _first_largest(product, block)
     return index
+
+
+def _block(codes: int) -> int:
+    """Columns per block for `_first_largest`: a power of two that divides the codes, near the cheapest; or 1."""
+    divisor = codes & -codes
+    while divisor * divisor > 4 * codes:
+        divisor //= 2
+    return divisor if divisor >= 32 else 1
+
+
+def _first_largest(scores: Float[Tensor, "M K"], block: int) -> Int[Tensor, " M"]:
+    """Index of the largest score of each row, the lowest of equals.
+
+    First the block that holds it, then its place there: a maximum alone runs on vector units, one with its index does
+    not, and costs as much as the product that made the scores.
+    """
+    if block == 1:
+        return scores.argmax(-1)
+    blocks = scores.unflatten(-1, (-1, block))
+    best = blocks.amax(-1).argmax(-1)
+    return best * block + blocks[torch.arange(len(scores), device=scores.device), best].argmax(-1)
 
 
 def lookup(codebook: Float[Tensor, "K D"], codes: Int[Tensor, "B N"]) -> Float[Tensor, "B N D"]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sigtok.codecs.quantizers.ema import EMAVQ
+from sigtok.codecs.quantizers.lifecycle import Lifecycle
 
 CENTRES = torch.tensor([[0.0, 9.0], [9.0, 0.0], [-9.0, 0.0], [0.0, -9.0]])
 
@@ -14,8 +15,12 @@ def clusters(count=40, noise=0.5):
     return points[torch.randperm(4 * count)][None], points.unflatten(0, (4, count)).mean(1)
 
 
-def trained(latents, steps, **options):
-    quantizer = EMAVQ(options.pop("codes", 4), latents.shape[-1], **options).train()
+def make(codes, dim, decay=0.99, revive=0.2, **options):
+    return EMAVQ(codes, dim, lifecycle=Lifecycle(start="noise", decay=decay, revive=revive), **options).train()
+
+
+def trained(latents, steps, codes=4, **options):
+    quantizer = make(codes, latents.shape[-1], **options)
     for _ in range(steps):
         quantizer(latents)
     return quantizer
@@ -23,7 +28,7 @@ def trained(latents, steps, **options):
 
 def test_constant_data_converge_to_the_means_of_their_clusters():
     latents, means = clusters()
-    quantizer = EMAVQ(4, 2, decay=0.8).train()
+    quantizer = make(4, 2, decay=0.8)
     quantizer.codebook.copy_(CENTRES + torch.randn(4, 2)), quantizer.updates.fill_(1)
     for _ in range(100):
         quantizer(latents)
@@ -34,7 +39,7 @@ def test_constant_data_converge_to_the_means_of_their_clusters():
 
 
 def test_one_step_is_the_moving_average_of_counts_and_sums():
-    quantizer = EMAVQ(4, 2, decay=0.9, revive=0.0).train()
+    quantizer = make(4, 2, decay=0.9, revive=0.0)
     codebook, counts = torch.randn(4, 2), torch.rand(4) + 1
     quantizer.codebook.copy_(codebook), quantizer.counts.copy_(counts), quantizer.updates.fill_(7)
     latents = torch.randn(2, 30, 2)
@@ -86,7 +91,7 @@ def test_codes_above_the_threshold_are_not_replaced():
 
 
 def test_the_threshold_is_relative_to_the_use_of_the_codebook():
-    quantizer = EMAVQ(1024, 2).train()
+    quantizer = make(1024, 2)
     latents = torch.randn(1, 64, 2)
     for _ in range(3):
         quantizer(latents)
@@ -97,7 +102,7 @@ def test_the_threshold_is_relative_to_the_use_of_the_codebook():
 
 
 def test_a_code_that_is_never_chosen_stays_where_it_is():
-    quantizer = EMAVQ(4, 2, decay=0.5, revive=0.0).train()
+    quantizer = make(4, 2, decay=0.5, revive=0.0)
     latents = torch.randn(1, 8, 2)
     quantizer(latents)
     quantizer.codebook[3] = 1e4
@@ -112,16 +117,19 @@ def test_all_codes_of_a_codebook_come_into_use():
     assert len(quantizer.encode(latents)[0].unique()) >= 62
 
 
-def test_learning_does_not_depend_on_global_randomness():
-    latents, _ = clusters()
-    some = trained(latents, 5)
-    torch.manual_seed(99)
-    others = trained(latents, 5)
-    assert torch.equal(some.codebook, others.codebook)
+def test_codes_on_the_sphere_follow_the_mean_direction():
+    latents, means = clusters()
+    quantizer = make(4, 2, decay=0.8, metric="sphere")
+    quantizer.codebook.copy_(CENTRES + torch.randn(4, 2)), quantizer.updates.fill_(1)
+    for _ in range(100):
+        quantizer(latents * torch.rand(1, 160, 1).exp())  # lengths say nothing
+    values = quantizer.decode(quantizer.encode(means[None]))[0]
+    torch.testing.assert_close(values.norm(dim=-1), torch.ones(4))
+    assert (torch.nn.functional.cosine_similarity(values, means) > 0.999).all()
 
 
 def test_values_are_those_from_before_the_step():
-    quantizer, latents = EMAVQ(8, 4).train(), torch.randn(1, 50, 4)
+    quantizer, latents = make(8, 4), torch.randn(1, 50, 4)
     quantizer(latents)
     before = quantizer.decode(quantizer.encode(latents))
     assert torch.equal(quantizer(latents).latents, before)

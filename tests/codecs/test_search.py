@@ -12,7 +12,7 @@ def brute_force(vectors, codebook):
     return (vectors.double()[:, None] - codebook.double()).square().sum(-1)
 
 
-@pytest.mark.parametrize("count, size, dim", [(1, 1, 1), (50, 7, 3), (300, 512, 8), (64, 2048, 32)])
+@pytest.mark.parametrize("count, size, dim", [(1, 1, 1), (50, 7, 3), (300, 512, 8), (64, 2048, 32), (40, 16_384, 8)])
 def test_nearest_is_the_brute_force_minimum(count, size, dim):
     vectors, codebook = torch.randn(count, dim), torch.randn(size, dim)
     distance = brute_force(vectors, codebook)
@@ -25,7 +25,7 @@ def test_nearest_is_the_brute_force_minimum(count, size, dim):
 def test_chunks_change_nothing(monkeypatch, chunk):
     vectors, codebook = torch.randn(3, 33, 4), torch.randn(16, 4)
     whole = nearest(vectors, codebook)
-    monkeypatch.setattr(search, "CHUNK", chunk)
+    monkeypatch.setattr(search, "CHUNK", chunk), monkeypatch.setattr(search, "ROWS", 1)
     assert torch.equal(nearest(vectors, codebook), whole)
 
 
@@ -38,12 +38,12 @@ def test_chunks_hold_no_more_scores_than_they_say(monkeypatch):
         return scores
 
     monkeypatch.setattr(torch, "addmm", spy)
-    monkeypatch.setattr(search, "CHUNK", 160)
+    monkeypatch.setattr(search, "CHUNK", 160), monkeypatch.setattr(search, "ROWS", 1)
     nearest(torch.randn(101, 4), torch.randn(16, 4))
     assert sum(seen) == 101 * 16 and max(seen) <= 160
 
 
-@pytest.mark.parametrize("size, dim", [(2, 1), (33, 5), (100, 8), (1000, 32)])
+@pytest.mark.parametrize("size, dim", [(2, 1), (33, 5), (100, 8), (1000, 32), (64, 2), (1024, 4), (16_384, 3)])
 def test_ties_go_to_the_lowest_index(size, dim):
     code = torch.randn(1, dim)
     assert nearest(code.expand(9, dim), code.repeat(size, 1)).eq(0).all()

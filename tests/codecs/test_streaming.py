@@ -51,21 +51,25 @@ def random(*shape):
 
 @pytest.fixture
 def codec():
-    return query_speech(
-        frame_hop=8,
-        frame_size=24,
-        stack=2,
-        windows=(2, 3),
-        context=3 * 32 / 24_000,
-        dim=16,
-        heads=2,
-        encoder_depth=2,
-        decoder_depth=2,
-        decoder_blocks=1,
-        codebooks=2,
-        codebook_size=16,
-        latent_dim=4,
-    ).double()
+    return (
+        query_speech(
+            frame_hop=8,
+            frame_size=24,
+            stack=2,
+            windows=(2, 3),
+            context=3 * 32 / 24_000,
+            dim=16,
+            heads=2,
+            encoder_depth=2,
+            decoder_depth=2,
+            decoder_blocks=1,
+            codebooks=2,
+            codebook_size=16,
+            latent_dim=4,
+        )
+        .double()
+        .eval()
+    )
 
 
 RATES = pytest.mark.parametrize("window", [(2,), (3,)])

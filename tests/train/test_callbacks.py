@@ -10,10 +10,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from torch import nn
 
 from sigtok.codecs.media import read_audio, read_image
+from sigtok.codecs.quantizers.fsq import FSQ
+from sigtok.codecs.quantizers.grouped import Grouped
 from sigtok.train.callbacks.ema import AverageWeights
 from sigtok.train.callbacks.samples import Samples, colours, pair_picture, spectrum
 from sigtok.train.callbacks.speed import Speed
 from sigtok.train.callbacks.usage import CodebookUsage
+from sigtok.train.watchdog import Alarm
 
 
 class Toy(LightningModule):
@@ -25,7 +28,9 @@ class Toy(LightningModule):
         self.codec.register_buffer("codebook", torch.zeros(1))
         self.codec.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
         self.codec.spec = SimpleNamespace(sample_rate=sample_rate, codebook_sizes=(8, 4))
+        self.codec.quantizer = Grouped([FSQ([8]), FSQ([4])])
         nn.init.zeros_(self.codec.weight)
+        self.learning_rate, self.final_learning_rate = 1.0, 0.0
         self.validated = []
 
     def training_step(self, batch, _):
@@ -95,16 +100,32 @@ def test_impossible_decays_are_refused():
 
 
 def test_usage_is_logged_per_codebook_and_window(tmp_path):
-    run(tmp_path, Toy(), [CodebookUsage(window=4, alarm=0.0)], steps=8, logger=CSVLogger(tmp_path))
+    run(tmp_path, Toy(), [CodebookUsage(window=4)], steps=8, logger=CSVLogger(tmp_path))
     table = np.genfromtxt(tmp_path / "lightning_logs/version_0/metrics.csv", delimiter=",", names=True)
     assert list(table["step"]) == [3, 7]  # once a window
     assert list(table["codesusage_0"]) == [0.5, 0.5] and list(table["codesusage_1"]) == [0.5, 0.5]
     assert list(table["codesperplexity_0"]) == pytest.approx([4, 4])
+    assert list(table["codestop_1"]) == [0.5, 0.5] and list(table["codesaction_1"]) == [0, 0]
 
 
 def test_a_collapse_is_announced(tmp_path):
-    with pytest.warns(UserWarning, match=r"codebook 0 uses 25\.0% of its codes, below 40%"):
-        run(tmp_path, Toy(), [CodebookUsage(window=2, alarm=0.4)])
+    alarm = Alarm(usage=0.4, tokens=12)  # 12 tokens of 2 of 8 codes; drawn evenly they would show 1 - exp(-12 / 8)
+    with pytest.warns(UserWarning, match=r"step 1: codebook 0 uses 25\.00% of its codes, where .* show 77\.69%"):
+        run(tmp_path, Toy(), [CodebookUsage(window=2, alarm=alarm, actions=["warn"])])
+
+
+@pytest.mark.filterwarnings("ignore:step")
+def test_alarms_and_the_lowered_learning_rate_are_in_a_checkpoint(tmp_path):
+    module, settings = Toy(), {"window": 2, "alarm": Alarm(usage=0.4, tokens=12), "actions": ["slow"]}
+    trainer, _ = run(tmp_path, module, [CodebookUsage(**settings)])
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    assert module.learning_rate == 0.25 and len((tmp_path / "watchdog.jsonl").read_text().splitlines()) == 2
+    resumed = Toy()
+    Trainer(
+        default_root_dir=tmp_path, max_epochs=2, accelerator="cpu", logger=False, callbacks=[CodebookUsage(**settings)],
+        limit_train_batches=1, limit_val_batches=0, enable_progress_bar=False, enable_checkpointing=False,
+    ).fit(resumed, [torch.zeros(2, 1, 800)], ckpt_path=tmp_path / "x.ckpt", weights_only=True)  # fmt: skip
+    assert resumed.learning_rate == 0.25
 
 
 # -- samples ---------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from torch import Tensor
 class AverageWeights(Callback):
     """Exponential moving average of the codec's trained parameters.
 
-    Validation, test and prediction see the average. Buffers, such as codebooks that follow their own statistics,
-    are never averaged. A checkpoint holds the average as the model's weights, so that it loads like any other, and
-    beside them the weights that go on training, so that a resumed run is exact.
+    Validation, test and prediction see the average. Codebooks are never averaged, whether they follow statistics or
+    gradients: a code that was replaced has nothing in common with the one before it. A checkpoint holds the average
+    as the model's weights, so that it loads like any other, and beside them the weights that go on training, so that
+    a resumed run is exact.
 
     Args:
         decay: Part of the average kept at every step; at step t no more than (1 + t) / (10 + t), so that the
@@ -73,9 +74,13 @@ class AverageWeights(Callback):
 
     @staticmethod
     def trained(module: LightningModule) -> dict[str, Tensor]:
-        """The codec's parameters that learn, by their names in the checkpoint."""
+        """The codec's parameters that learn, codebooks aside, by their names in the checkpoint."""
         named = module.named_parameters()
-        return {name: weight for name, weight in named if name.startswith("codec.") and weight.requires_grad}
+        return {
+            name: weight
+            for name, weight in named
+            if name.startswith("codec.") and weight.requires_grad and not name.endswith(".codebook")
+        }
 
     @torch.no_grad()
     def swap(self, module: LightningModule) -> None:
