@@ -48,8 +48,8 @@ def build(description: Mapping[str, Any]) -> Quantizer:
     if name not in MEMBERS:
         raise ValueError(f"quantizers are {', '.join(MEMBERS)}; got {name!r}")
     module, member = MEMBERS[name]
-    parts = {key: _part(value) for key, value in arguments.items()}
     try:
+        parts = {key: _part(value) for key, value in arguments.items()}
         return getattr(import_module(f".{module}", __package__), member)(**parts)
     except TypeError as error:
         raise ValueError(f"quantizer {name!r} cannot be built: {error}") from None

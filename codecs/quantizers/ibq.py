@@ -21,7 +21,7 @@ from .lifecycle import Lifecycle
 from .ranks import summed, world_size
 
 Scores = Literal["euclidean", "dot", "cosine"]
-HELD = 2**21  # scores held at once by the entropy
+HELD = 2**21  # scores held at once by the entropy, or as many as half the numbers of the codebook
 
 
 class IBQ(Codebook):
@@ -117,7 +117,7 @@ class IBQ(Codebook):
         if self.entropy_rows is not None:
             flat = flat[:: max(1, -(-len(flat) // self.entropy_rows))]
         entropy, mean = flat.new_zeros(()), flat.new_zeros(len(table))
-        for rows in flat.split(max(1, HELD // len(table))):
+        for rows in flat.split(max(1, HELD // len(table), self.dim // 2)):  # each chunk costs a codebook's gradient
             row_entropy, row_sum = checkpoint(self._assignments, rows, table, use_reentrant=False)
             entropy, mean = entropy + row_entropy, mean + row_sum
         count = max(1, len(flat))

@@ -544,6 +544,8 @@ def test_descriptions_that_cannot_be_are_refused():
         ValueError, match="quantizer 'vq' cannot be built: missing a required argument: 'codebook_size'"
     ):
         build({"name": "vq", "codes": 4, "dim": 2})
+    with pytest.raises(ValueError, match="quantizer 'vq' cannot be built: .*'revival'"):
+        build(table("vq", lifecycle={"revival": 0.1}))
     with pytest.raises(ValueError, match=r"decay lies in \[0, 1\), got 1"):
         build(table("ema", lifecycle={"decay": 1.0}))
 
