@@ -97,12 +97,15 @@ GAUSSIAN: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
-class Scaled(nn.Module):
-    """A learned gain around members whose range is fixed, so that all meet the same source."""
+RANGED = ("fsq", "residual_fsq", "lfq", "bsq", "scalar")  # members whose values have a range of their own
 
-    def __init__(self, inner: Quantizer) -> None:
+
+class Scaled(nn.Module):
+    """A gain before and one after, learned where the range of a member is its own, so that all meet the same source."""
+
+    def __init__(self, inner: Quantizer, learns: bool) -> None:
         super().__init__()
-        self.inner, self.gain = inner, nn.Parameter(torch.ones(2))
+        self.inner, self.gain = inner, nn.Parameter(torch.ones(2), requires_grad=learns)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Values and losses."""
@@ -113,16 +116,17 @@ class Scaled(nn.Module):
 def fit(model: Scaled, positions: int, dim: int, steps: int) -> None:
     """Train gain and codes on the source."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.Adam(weights, lr=0.02)
+    optimizer = torch.optim.Adam(weights or [torch.zeros(1)], lr=0.02)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.02 * (1 - step / steps)
         latents = torch.randn(8, positions // 8, dim)
         values, losses = model.train()(latents)
         loss = F.mse_loss(values, latents) + sum(0.1 * WEIGHTS[name] * loss for name, loss in losses.items())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        if weights:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 def rate(quantizer: Any, positions: int, streams: tuple[Tensor, ...]) -> float:
@@ -140,7 +144,7 @@ def gaussian(steps: int = 300) -> None:
         for description in descriptions:
             torch.manual_seed(0)
             quantizer = build(description)
-            model = Scaled(quantizer)
+            model = Scaled(quantizer, description["name"] in RANGED)
             fit(model, 2048, quantizer.dim, steps)
             latents = torch.randn(1, 20_000, quantizer.dim, generator=torch.Generator().manual_seed(7))
             with torch.no_grad():
