@@ -119,7 +119,4 @@ class Additive(Quantizer):
 
     def _first(self, codebooks: int | None) -> list[Any]:
         """The first stages."""
-        count = len(self.stages) if codebooks is None else codebooks
-        if not 1 <= count <= len(self.stages):
-            raise ValueError(f"there are 1 to {len(self.stages)} codebooks, got {codebooks}")
-        return list(self.stages)[:count]
+        return list(self.stages)[: self.in_use(codebooks)]

@@ -44,6 +44,18 @@ class Quantizer(nn.Module, ABC):
         """False while a codebook collects latents to start from, which go by unquantized, with codes of -1."""
         return True
 
+    def in_use(self, codebooks: int | None) -> int:
+        """How many codebooks a call uses, None meaning all.
+
+        Raises:
+            ValueError: If there are not so many.
+        """
+        most = len(self.codebook_sizes)
+        count = most if codebooks is None else codebooks
+        if not 1 <= count <= most:
+            raise ValueError(f"there are 1 to {most} codebooks, got {codebooks}")
+        return count
+
     @abstractmethod
     def forward(
         self, latents: Float[Tensor, "B N D"], codebooks: int | None = None, *, update: bool = True

@@ -73,7 +73,4 @@ class Grouped(Quantizer):
 
     def _first(self, codebooks: int | None) -> list[Any]:
         """The first groups."""
-        count = len(self.parts) if codebooks is None else codebooks
-        if not 1 <= count <= len(self.parts):
-            raise ValueError(f"there are 1 to {len(self.parts)} codebooks, got {codebooks}")
-        return list(self.parts)[:count]
+        return list(self.parts)[: self.in_use(codebooks)]

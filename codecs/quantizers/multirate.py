@@ -109,10 +109,7 @@ class MultiRate(Quantizer):
 
     def _first(self, codebooks: int | None) -> list[tuple[Any, int]]:
         """The first stages, each with its stride."""
-        count = len(self.stages) if codebooks is None else codebooks
-        if not 1 <= count <= len(self.stages):
-            raise ValueError(f"there are 1 to {len(self.stages)} codebooks, got {codebooks}")
-        return list(zip(self.stages, self.strides, strict=True))[:count]
+        return list(zip(self.stages, self.strides, strict=True))[: self.in_use(codebooks)]
 
 
 def _groups(values: Float[Tensor, "B N D"], stride: int) -> int:

@@ -105,10 +105,7 @@ class Residual(Quantizer):
 
     def _first(self, codebooks: int | None) -> list[Any]:
         """The first stages."""
-        count = len(self.stages) if codebooks is None else codebooks
-        if not 1 <= count <= len(self.stages):
-            raise ValueError(f"there are 1 to {len(self.stages)} codebooks, got {codebooks}")
-        return list(self.stages)[:count]
+        return list(self.stages)[: self.in_use(codebooks)]
 
     def _startable(self, stages: list[Any]) -> list[Any]:
         """Stages up to the first that has yet to start: those behind it wait for what it will leave."""

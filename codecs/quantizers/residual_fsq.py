@@ -71,7 +71,7 @@ class ResidualFSQ(Quantizer):
 
     def decode(self, streams: Sequence[Tensor]) -> Float[Tensor, "B N D"]:
         """Sum of the values of the first ``len(streams)`` stages; a code of -1 contributes zero."""
-        scales = self.scales[: self._count(len(streams))]
+        scales = self.scales[: self.in_use(len(streams))]
         values = [self.grid.decode([stream]) / scale for stream, scale in zip(streams, scales, strict=True)]
         return sum(values[1:], start=values[0])
 
@@ -81,14 +81,7 @@ class ResidualFSQ(Quantizer):
     def _assign(self, bounded: Tensor, codebooks: int | None) -> tuple[Tensor, ...]:
         """Codes of the stages; the rest is enlarged to the grid each time."""
         streams: list[Tensor] = []
-        for _ in range(self._count(codebooks)):
+        for _ in range(self.in_use(codebooks)):
             streams.append(self.grid.assign(bounded))
             bounded = (bounded - self.grid.decode(streams[-1:])) * self.steps
         return tuple(streams)
-
-    def _count(self, codebooks: int | None) -> int:
-        most = len(self.codebook_sizes)
-        count = most if codebooks is None else codebooks
-        if not 1 <= count <= most:
-            raise ValueError(f"there are 1 to {most} codebooks, got {codebooks}")
-        return count

@@ -88,12 +88,12 @@ class Scalar(Quantizer):
 
     def decode(self, streams: Sequence[Tensor]) -> Float[Tensor, "B N D"]:
         """Values of the codes of the first ``len(streams)`` dimensions, zero in the others and where a code is -1."""
-        codes = torch.stack(tuple(streams[: self._count(len(streams))]), dim=-1)
+        codes = torch.stack(tuple(streams[: self.in_use(len(streams))]), dim=-1)
         return self._padded(self.table[codes.clamp_min(0)] * (codes >= 0))
 
     def _compress(self, latents: Tensor, codebooks: int | None) -> Tensor:
         """The first dimensions in the range of the whole numbers, not yet rounded."""
-        sent = float32(latents)[..., : self._count(codebooks)]
+        sent = float32(latents)[..., : self.in_use(codebooks)]
         if not self.compand:
             return sent.clamp(-self.largest, self.largest)
         return torch.erf(sent / self.width) * self.bound
@@ -110,9 +110,3 @@ class Scalar(Quantizer):
 
     def _padded(self, values: Tensor) -> Tensor:
         return F.pad(values, (0, self.dim - values.shape[-1]))
-
-    def _count(self, codebooks: int | None) -> int:
-        count = self.dim if codebooks is None else codebooks
-        if not 1 <= count <= self.dim:
-            raise ValueError(f"there are 1 to {self.dim} codebooks, got {codebooks}")
-        return count

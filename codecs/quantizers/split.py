@@ -72,7 +72,5 @@ class Split(Quantizer):
 
     def _shares(self, codebooks: int | None) -> tuple[int, int]:
         """How many codebooks each part uses."""
-        own, count = len(self.first.codebook_sizes), len(self.codebook_sizes) if codebooks is None else codebooks
-        if not 1 <= count <= len(self.codebook_sizes):
-            raise ValueError(f"there are 1 to {len(self.codebook_sizes)} codebooks, got {codebooks}")
+        own, count = len(self.first.codebook_sizes), self.in_use(codebooks)
         return min(own, count), max(0, count - own)

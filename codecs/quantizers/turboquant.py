@@ -128,10 +128,7 @@ class TurboQuant(Quantizer):
 
     def encode(self, latents: Float[Tensor, "B N D"], codebooks: int | None = None) -> tuple[Tensor, ...]:
         """One stream ``[B, N]`` per codebook, lengths first; how many ``codebooks`` are asked for changes none."""
-        total = len(self.codebook_sizes)
-        count = total if codebooks is None else codebooks
-        if not 1 <= count <= total:
-            raise ValueError(f"there are 1 to {total} codebooks, got {codebooks}")
+        count = self.in_use(codebooks)
         with no_autocast(latents):
             length, direction = _polar(float32(latents.detach()))
             rotated = self.rotation(direction)
