@@ -85,3 +85,9 @@ def float32(latents: Tensor) -> Tensor:
 def touch(module: nn.Module) -> Tensor | float:
     """Zero, with a gradient of zero for all parameters: data-parallel training finds each in use at every step."""
     return sum((weight.sum() * 0 for weight in module.parameters() if weight.requires_grad), start=0.0)
+
+
+def mean_losses(losses: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Losses of several parts by name, each the mean over the parts that have it."""
+    names = dict.fromkeys(name for each in losses for name in each)
+    return {name: torch.stack([each[name] for each in losses if name in each]).mean() for name in names}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Quantized, Quantizer, float32, touch
+from .base import Quantized, Quantizer, float32, mean_losses, touch
 
 
 class Grouped(Quantizer):
@@ -51,7 +51,7 @@ class Grouped(Quantizer):
         latents, used = float32(latents), self._first(codebooks)
         groups = latents.split(self.widths, dim=-1)
         quantized = [part(group, update=update) for part, group in zip(used, groups, strict=False)]
-        losses = {name: torch.stack([each.losses[name] for each in quantized]).mean() for name in quantized[0].losses}
+        losses = mean_losses([each.losses for each in quantized])
         if self.training and update and losses:
             name = next(iter(losses))
             losses[name] = losses[name] + touch(self)

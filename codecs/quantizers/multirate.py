@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Quantized, Quantizer, float32, touch
+from .base import Quantized, Quantizer, float32, mean_losses, touch
 from .estimators import straight_through
 
 
@@ -78,7 +78,7 @@ class MultiRate(Quantizer):
             losses.append(quantized.losses)
         for _, stride in used[len(active) :]:
             streams.append(torch.full((len(latents), _groups(latents, stride)), -1, device=latents.device))
-        means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+        means = mean_losses(losses)
         if learns and means:
             name = next(iter(means))
             means[name] = means[name] + touch(self)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .base import Quantized, Quantizer, float32, touch
+from .base import Quantized, Quantizer, float32, mean_losses, touch
 from .estimators import estimate
 
 
@@ -79,7 +79,7 @@ class Residual(Quantizer):
             streams.append(stream)
             residual, total = residual - value.detach(), total + value
         absent = [torch.full(latents.shape[:-1], -1, device=latents.device)] * (len(used) - len(streams))
-        means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+        means = mean_losses(losses)
         if learns and means:
             name = next(iter(means))
             means[name] = means[name] + touch(self)

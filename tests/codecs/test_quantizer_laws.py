@@ -471,6 +471,19 @@ def test_a_residual_stack_of_index_backpropagation_counts_the_latents_once():
     torch.testing.assert_close(latents.grad, expected)
 
 
+@pytest.mark.parametrize("compose", ["residual", "grouped", "multirate"])
+def test_parts_of_several_kinds_keep_all_their_losses(compose):
+    """A loss that only the second part has is not lost with the first's names."""
+    width = 2 if compose == "grouped" else 4
+    parts = [table("ema", dim=width), table("vq", dim=width)]
+    key, rest = (
+        ("parts", {}) if compose == "grouped" else ("stages", {"strides": [2, 1]} if compose == "multirate" else {})
+    )
+    quantizer = build({"name": compose, key: parts, **rest}).train()
+    quantizer(speak()).losses["codebook"].backward()
+    assert any((weight.grad != 0).any() for weight in quantizer.parameters())
+
+
 def test_dropout_per_sample_shortens_its_share_of_the_items():
     quantizer = Residual([VQ(16, 4) for _ in range(4)], sample_dropout=0.75).train()
     seen = set()
