@@ -10,9 +10,10 @@ only with its spec.
 
     bytes   field         rule
     2       magic         89 73
-    1       kind          version 1 in bits 5-7, coding in bits 2-4, modality in bits 0-1 (1 audio, 2 image)
+    1       kind          version 1 in bits 5-7, coding in bits 2-4, modality in bits 0-1
+                          (1 audio, 2 image, 3 features)
     4       stream id     its first 4 bytes
-    varint  extent        samples, or height and width: one varint per axis
+    varint  extent        samples or frames, or height and width: one varint per axis
     varint  codebooks     how many are sent
     varint  queries       per window
     varint  window        positions, one varint per axis
@@ -26,14 +27,14 @@ Container: header, chunks, index, trailer. Complete by itself; one chunk holds a
     8       1, 1    major, minor    1, 0; a newer major is refused, a newer minor read
     10      1, 1    flags           critical: an unknown bit is refused; optional: ignored
     12      4       header bytes    with extras and CRC
-    16      1       modality        1 audio, 2 image
+    16      1       modality        1 audio, 2 image, 3 features
     17      1       coding          0 fixed-width bits; all others are reserved and refused
     18      2       codebooks       Q
     20      16      stream id       what gives the codes their meaning (pretrained.stream_id)
-    36      8, 8    extent          samples, 0; or height, width
-    52      4       sample rate     Hz; 0 for images
+    36      8, 8    extent          samples or frames, 0; or height, width
+    52      4       sample rate     Hz or frames per second; 0 for images
     56      4       channels
-    60      4, 4    hop             samples, 0; or pixels down, across
+    60      4, 4    hop             samples or frames, 0; or pixels down, across
     68      4, 4    window          positions, 0; or down, across
     76      4       queries         per window
     80      4       chunk positions in every chunk but the last; a multiple of every stride
@@ -49,7 +50,8 @@ Container: header, chunks, index, trailer. Complete by itself; one chunk holds a
     Trailer index offset 8, chunks 4, CRC of the index 4, first 8 bytes of SHA-256 of all codes in file order,
             4 zero bytes, "SGTE".
 
-Payload, coding 0: `entropy.packing`. History: version 1 is the first.
+Payload, coding 0: `entropy.packing`. History: version 1 is the first; readers without features
+refuse modality 3.
 """
 
 from __future__ import annotations

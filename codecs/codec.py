@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -39,10 +40,12 @@ class Decoder(Protocol):
 
 
 class Reconstruction(NamedTuple):
-    """What a codec gives to training: the signal ``[B, C, *extent]`` after the codec, and what the quantizer says."""
+    """What a codec gives to training: the signal ``[B, C, *extent]`` after the codec, what the quantizer says, and the
+    latents ``[B, N, D]`` that it read."""
 
     signal: Tensor
     quantized: Quantized
+    latents: Tensor
 
 
 class Codec(nn.Module):
@@ -82,7 +85,7 @@ class Codec(nn.Module):
         *,
         sample_rate: int | None = None,
     ) -> Tokens:
-        """Tokens of signals in [-1, 1].
+        """Tokens of signals in [-1, 1], or of features.
 
         Items are encoded one by one, so that the codes of a signal do not depend on its neighbours, and in pieces, so
         that memory does not grow with length.
@@ -90,7 +93,8 @@ class Codec(nn.Module):
         Args:
             signal: A batch ``[B, C, *extent]``, or a list of signals ``[C, *extent]`` of any extents.
             rate: The operating point; None for all that the codec has.
-            sample_rate: Hz of the signal, compared with the codec's; codecs never resample.
+            sample_rate: Hz of the signal (frames per second of features), compared with the codec's; codecs never
+                resample.
 
         Raises:
             ValueError: If rank, channels, type, range or sample rate are not the codec's, or a sample is not finite.
@@ -101,7 +105,7 @@ class Codec(nn.Module):
                 f"(sigtok.codecs.media.read_audio does)"
             )
         rate = self.spec.resolve(rate)
-        signals = [self._checked(item) for item in signal]
+        signals = [self.checked(item) for item in signal]
         if not signals:
             raise ValueError("a batch holds at least one signal, got none")
         return batch_tokens([self._encode_one(item, rate) for item in signals])
@@ -122,8 +126,15 @@ class Codec(nn.Module):
             return torch.stack(signals)
         return signals
 
-    def forward(self, signal: Float[Tensor, "B C *extent"], rate: Rate | None = None) -> Reconstruction:
+    def forward(
+        self, signal: Float[Tensor, "B C *extent"], rate: Rate | None = None, *, quantize: bool = True
+    ) -> Reconstruction:
         """The signal after the codec, with gradients; its extent must be whole windows.
+
+        Args:
+            signal: A batch of one extent.
+            rate: The operating point.
+            quantize: False lets the latents by as they are: an autoencoder, without codes and losses of its own.
 
         Raises:
             ValueError: If the extent is not a multiple of ``spec.step(rate)``.
@@ -132,16 +143,43 @@ class Codec(nn.Module):
         extent = tuple(signal.shape[2:])
         if self.spec.padded(extent, rate) != extent:
             raise ValueError(f"training signals are multiples of {self.spec.step(rate)}, got extent {extent}")
-        quantized = self.quantizer(self.encoder(signal, rate), rate.codebooks)
-        return Reconstruction(self.decoder(quantized.latents, extent, rate), quantized)
+        latents = self.encoder(signal, rate)
+        quantized = self.quantizer(latents, rate.codebooks) if quantize else Quantized(latents, (), {})
+        return Reconstruction(self.decoder(quantized.latents, extent, rate), quantized, latents)
 
     def layout(self, name: str, rate: Rate | None = None) -> Layout:
-        """A layout of this codec's tokens for a language model: "parallel", "delay" or "flatten"."""
+        """Tokens for a language model: "flatten", "delay", "hierarchical", "elastic", ...; layouts/names.py has all."""
         return layout(name, self.spec, rate)
+
+    def checked(self, signal: Tensor) -> Tensor:
+        """A signal ``[C, *extent]``, if this codec takes it.
+
+        Raises:
+            ValueError: If rank, channels, type or range are not the codec's, or a sample is not finite.
+        """
+        spec = self.spec
+        if not isinstance(signal, Tensor) or signal.dtype != torch.float32:
+            kind = signal.dtype if isinstance(signal, Tensor) else type(signal).__name__
+            what = "a signal is a float32 tensor in [-1, 1]" if spec.bounded else "features are a float32 tensor"
+            raise ValueError(f"{what}, got {kind}")
+        if signal.dim() != 1 + len(spec.hop) or signal.shape[0] != spec.channels:
+            axes = "height, width" if spec.modality == "image" else "T"
+            raise ValueError(
+                f"{spec.name} takes signals of shape [{spec.channels}, {axes}] (a batch has one axis more), "
+                f"got {list(signal.shape)}"
+            )
+        spec.check_extent(tuple(signal.shape[1:]))
+        if signal.numel():
+            peak = float(signal.abs().amax())  # NaN and inf show in the maximum
+            if spec.bounded and not peak <= LOUDEST:
+                raise ValueError(f"samples lie in [-1, 1], got one of magnitude {peak:g}; scale or repair the signal")
+            if not math.isfinite(peak):
+                raise ValueError(f"features are finite numbers, got one of magnitude {peak:g}; repair the features")
+        return signal
 
     def _encode_one(self, signal: Float[Tensor, " C *extent"], rate: Rate) -> Tokens:
         extent = tuple(signal.shape[1:])
-        padded = pad_to(signal[None].to(self._device()), self.spec.padded(extent, rate))
+        padded = pad_to(signal[None].to(self._device()), self.spec.padded(extent, rate), repeat=not self.spec.bounded)
         if 0 in padded.shape:
             empty = torch.zeros(1, 0, dtype=torch.int64, device=padded.device)
             return Tokens((empty,) * (rate.codebooks), (extent,), rate, self.spec)
@@ -155,38 +193,22 @@ class Codec(nn.Module):
             return torch.zeros(self.spec.channels, *extent, device=self._device())
         latents = self.quantizer.decode(tokens.streams)[:, : self.spec.positions(extent, tokens.rate)]
         signal = self.decoder.piecewise(latents, padded, tokens.rate)[0]
-        return crop_to(signal, extent).clamp(-1, 1)
-
-    def _checked(self, signal: Tensor) -> Tensor:
-        """The signal, if it is one."""
-        spec = self.spec
-        if not isinstance(signal, Tensor) or signal.dtype != torch.float32:
-            kind = signal.dtype if isinstance(signal, Tensor) else type(signal).__name__
-            raise ValueError(f"a signal is a float32 tensor in [-1, 1], got {kind}")
-        if signal.dim() != 1 + len(spec.hop) or signal.shape[0] != spec.channels:
-            axes = "T" if spec.modality == "audio" else "height, width"
-            raise ValueError(
-                f"{spec.name} takes signals of shape [{spec.channels}, {axes}] (a batch has one axis more), "
-                f"got {list(signal.shape)}"
-            )
-        spec.check_extent(tuple(signal.shape[1:]))
-        if signal.numel():
-            peak = float(signal.abs().amax())  # NaN and inf show in the maximum
-            if not peak <= LOUDEST:
-                raise ValueError(f"samples lie in [-1, 1], got one of magnitude {peak:g}; scale or repair the signal")
-        return signal
+        signal = crop_to(signal, extent)
+        return signal.clamp(-1, 1) if self.spec.bounded else signal
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device
 
 
-def pad_to(signal: Float[Tensor, "B C *extent"], extent: Extent) -> Float[Tensor, "B C *padded"]:
-    """The signal with zeros behind its end, or an image with its last row and column repeated."""
+def pad_to(
+    signal: Float[Tensor, "B C *extent"], extent: Extent, *, repeat: bool = False
+) -> Float[Tensor, "B C *padded"]:
+    """The signal with zeros behind its end; images, and features with ``repeat``, with their last values repeated."""
     if not torch.compiler.is_exporting() and tuple(signal.shape[2:]) == extent:  # a graph serves every extent
         return signal
     missing = [wanted - had for wanted, had in zip(extent, signal.shape[2:], strict=True)]
     padding = [amount for size in reversed(missing) for amount in (0, size)]
-    return F.pad(signal, padding, mode="constant" if len(extent) == 1 else "replicate")
+    return F.pad(signal, padding, mode="replicate" if repeat or len(extent) > 1 else "constant")
 
 
 def crop_to(signal: Float[Tensor, " C *padded"], extent: Extent) -> Float[Tensor, " C *extent"]:

@@ -16,6 +16,7 @@ from sigtok.codecs.entropy.packing import pack, packed_bits, packed_bytes
 from .header import (
     FIXED_WIDTH,
     MODALITIES,
+    MODALITY_NAMES,
     MOST,
     VERSION,
     BitstreamError,
@@ -30,7 +31,7 @@ from .header import (
     unpack_codes,
     within,
 )
-from .spec import CodecSpec, Extent, Rate
+from .spec import AXES, CodecSpec, Extent, Modality, Rate
 
 MAGIC = b"\x89SGT\r\n\x1a\n"
 ABSENT = -1  # what `salvage_container` puts where a code is lost
@@ -125,7 +126,7 @@ def _choose_chunk(spec: CodecSpec) -> int:
     step = math.lcm(*spec.strides)
     counts = [step // stride for stride in spec.strides]
     size = POSITIONS
-    if spec.modality == "audio":
+    if spec.sample_rate is not None:
         size = min(size, int(spec.frame_rate * SECONDS * spec.queries / spec.windows[0][0]))
     size = max(size, PAYLOAD * 8 * step // packed_bits(counts, spec.codebook_sizes), 1)
     return -(-size // step) * step
@@ -249,12 +250,13 @@ def _read_head(data: bytes, limits: Limits) -> tuple[Header, _Plan, int]:
     within(12, "header bytes", size, _HEADER.size + _BOOK.size + _CRC.size, limits.header_bytes)
     crc = _CRC.unpack(take(data, 0, size, "header")[-4:])[0]
     same(size - 4, "CRC of the header", crc, crc32(data[: size - 4]))
-    within(_OFFSETS["modality"], "modality", values["modality"], 1, 2)
-    for name, (least, most) in _ranges(values["modality"] == 1, limits).items():
+    within(_OFFSETS["modality"], "modality", values["modality"], 1, len(MODALITIES))
+    modality = MODALITY_NAMES[values["modality"]]
+    for name, (least, most) in _ranges(modality, limits).items():
         within(_OFFSETS[name], name, values[name], least, most)
-    if values["modality"] == 2:
+    if modality == "image":
         within(_OFFSETS["extent"], "height x width", values["extent"] * values["extent across"], 1, limits.pixels)
-    header = _header(data, values, size - 4, limits)
+    header = _header(data, values, modality, size - 4, limits)
     plan = _Plan(header.spec, header.extent, values["chunk positions"])
     within(_OFFSETS["extent"], "codes in all", sum(plan.counts), 0, limits.tokens)
     same(_OFFSETS["chunks"], "chunks", values["chunks"], plan.chunks)
@@ -262,15 +264,16 @@ def _read_head(data: bytes, limits: Limits) -> tuple[Header, _Plan, int]:
     return header, plan, size
 
 
-def _ranges(audio: bool, limits: Limits) -> dict[str, tuple[int, int]]:
-    across = (0, 0) if audio else (1, MOST)
+def _ranges(modality: Modality, limits: Limits) -> dict[str, tuple[int, int]]:
+    image = modality == "image"
+    across = (1, MOST) if image else (0, 0)
     return {
         "coding": (FIXED_WIDTH, FIXED_WIDTH),
         "codebooks": (1, limits.codebooks),
-        "extent": (0, limits.samples) if audio else (1, limits.side),
-        "extent across": (0, 0) if audio else (1, limits.side),
-        "sample rate": (1, limits.sample_rate) if audio else (0, 0),
-        "channels": (1, limits.channels),
+        "extent": (1, limits.side) if image else (0, limits.samples),
+        "extent across": (1, limits.side) if image else (0, 0),
+        "sample rate": (0, 0) if image else (1, limits.sample_rate),
+        "channels": (1, limits.features if modality == "features" else limits.channels),
         "hop": (1, MOST),
         "hop across": across,
         "window": (1, MOST),
@@ -280,12 +283,12 @@ def _ranges(audio: bool, limits: Limits) -> dict[str, tuple[int, int]]:
     }
 
 
-def _header(data: bytes, values: dict, end: int, limits: Limits) -> Header:
+def _header(data: bytes, values: dict, modality: Modality, end: int, limits: Limits) -> Header:
     books, offset = _read_books(data, values, end, limits)
-    axes = values["modality"]
+    axes = AXES[modality]
     extent, hop, window = ((values[name], values[f"{name} across"])[:axes] for name in ("extent", "hop", "window"))
     return Header(
-        modality="audio" if axes == 1 else "image",
+        modality=modality,
         extent=extent,
         rate=Rate(codebooks=len(books), queries=values["queries"], window=window),
         stream_id=values["stream id"],

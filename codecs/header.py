@@ -10,10 +10,11 @@ import numpy as np
 
 from sigtok.codecs.entropy.packing import unpack
 
-from .spec import CodecSpec, Extent, Rate
+from .spec import AXES, CodecSpec, Extent, Modality, Rate
 
 VERSION, FIXED_WIDTH = 1, 0  # of the format; of the only coding
-MODALITIES = {"audio": 1, "image": 2}
+MODALITIES = {name: number for number, name in enumerate(AXES, 1)}  # audio 1, image 2, features 3
+MODALITY_NAMES = {number: name for name, number in MODALITIES.items()}
 MOST = 2**32 - 1
 
 
@@ -26,11 +27,12 @@ class Limits:
     """The most that a file may declare; checked before anything is allocated.
 
     Args:
-        samples: Samples per channel of audio.
+        samples: Samples per channel of audio, frames of features.
         pixels: Height x width of an image.
         side: Height or width of an image.
         sample_rate: Hz.
-        channels: Signal channels.
+        channels: Signal channels of audio and images.
+        features: Channels of features.
         codebooks: Codebooks.
         codebook_size: Codes of one codebook, up to 2**32.
         tokens: Codes in all.
@@ -43,6 +45,7 @@ class Limits:
     side: int = 65_535
     sample_rate: int = 768_000
     channels: int = 64
+    features: int = 65_536
     codebooks: int = 64
     codebook_size: int = 2**20
     tokens: int = 2**31
@@ -55,13 +58,13 @@ class Header:
     """What a file says about its codes.
 
     Args:
-        modality: "audio" or "image".
-        extent: ``(samples,)`` or ``(height, width)`` of the signal without padding.
+        modality: "audio", "image" or "features".
+        extent: ``(samples,)``, ``(height, width)`` or ``(frames,)`` of the signal without padding.
         rate: The operating point, resolved.
         stream_id: 16 bytes; its first 4 when a packet was read without the model's.
         channels: Signal channels; like the next four, None for a packet read without its model's spec.
-        sample_rate: Hz, None for images.
-        hop: Samples or pixels per position, along each axis.
+        sample_rate: Hz or frames per second, None for images.
+        hop: Samples, pixels or frames per position, along each axis.
         codebook_sizes: Codes K of the codebooks in use.
         strides: Positions per token of the codebooks in use.
         extras: Further fields of a container, (type, bytes), kept as they are.
@@ -69,7 +72,7 @@ class Header:
         chunk_positions: Positions per chunk of a container; None lets `bitstream.write` choose.
     """
 
-    modality: Literal["audio", "image"]
+    modality: Modality
     extent: Extent
     rate: Rate
     stream_id: bytes

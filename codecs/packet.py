@@ -9,6 +9,7 @@ from sigtok.codecs.entropy.packing import pack, packed_bytes
 from .header import (
     FIXED_WIDTH,
     MODALITIES,
+    MODALITY_NAMES,
     MOST,
     VERSION,
     BitstreamError,
@@ -22,7 +23,7 @@ from .header import (
     unpack_codes,
     within,
 )
-from .spec import CodecSpec, Rate
+from .spec import AXES, CodecSpec, Rate
 
 MAGIC = b"\x89s"
 PAYLOAD, OVERHEAD = 2**14, 20  # bytes: a packet has less than the first and at most the second
@@ -69,8 +70,9 @@ def read_packet_header(data: bytes, limits: Limits) -> tuple[Header, int]:
     kind = take(data, 2, 1, "kind")[0]
     same(2, "version", kind >> 5, VERSION)
     same(2, "coding (all others are reserved)", kind >> 2 & 7, FIXED_WIDTH)
-    within(2, "modality", kind & 3, 1, 2)
-    axes = kind & 3
+    within(2, "modality", kind & 3, 1, len(MODALITIES))
+    modality = MODALITY_NAMES[kind & 3]
+    axes = AXES[modality]
     side = (0, limits.samples) if axes == 1 else (1, limits.side)
     bounds = [("extent", *side)] * axes + [("codebooks", 1, limits.codebooks), ("queries", 1, MOST)]
     offset, numbers = 7, []
@@ -82,7 +84,7 @@ def read_packet_header(data: bytes, limits: Limits) -> tuple[Header, int]:
     if axes == 2:
         within(7, "height x width", numbers[0] * numbers[1], 1, limits.pixels)
     header = Header(
-        modality="audio" if axes == 1 else "image",
+        modality=modality,
         extent=tuple(numbers[:axes]),
         rate=Rate(codebooks=numbers[axes], queries=numbers[axes + 1], window=tuple(numbers[axes + 2 :])),
         stream_id=take(data, 3, 4, "stream id"),

@@ -24,8 +24,12 @@ from .codec import Codec
 from .spec import CodecSpec
 
 BUILDERS: dict[str, tuple[str, str]] = {
+    "almtokenizer": ("sigtok.codecs.audio.models", "almtokenizer"),
+    "frame_speech": ("sigtok.codecs.audio.models", "frame_speech"),
     "query_speech": ("sigtok.codecs.audio.models", "query_speech"),
+    "elastic_speech": ("sigtok.codecs.audio.models", "elastic_speech"),
     "query_image": ("sigtok.codecs.image.models", "query_image"),
+    "semantic_features": ("sigtok.codecs.audio.models", "semantic_features"),
 }
 WEIGHTS = Path(__file__).parent / "weights"  # the bundled models
 FORMAT = 1
@@ -47,7 +51,7 @@ def load(name_or_folder: str | os.PathLike[str], device: torch.device | str = "c
     Raises:
         ValueError: If there is no such model, or its folder is damaged, incomplete or not what it says.
     """
-    folder = _find(name_or_folder)
+    folder = locate(name_or_folder)
     record = describe(folder)
     return _build(record, _read(folder / "model.safetensors"), str(folder)).to(device)
 
@@ -126,11 +130,16 @@ def describe(name_or_folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: If there is no such model, or the file is not of this format.
     """
-    path = _find(name_or_folder) / "spec.json"
+    path = locate(name_or_folder) / "spec.json"
     return _parse(_read(path, RECORD_BYTES + 1), str(path))
 
 
-def _find(name_or_folder: str | os.PathLike[str]) -> Path:
+def locate(name_or_folder: str | os.PathLike[str]) -> Path:
+    """The folder of a model, given by name or by path.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
     name = os.fspath(name_or_folder)
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name)
     if isinstance(name_or_folder, str) and plain and (WEIGHTS / name / "spec.json").is_file():

@@ -2,7 +2,10 @@
 
 A window of P positions (w frames of audio, a tile of patches) is followed by its queries; after the transformer only
 the queries are kept. The decoder puts mask vectors where the positions were. A query starts from the position that it
-stands on, and a mask from the query nearest to it: the transformer adds what the rest of the window knows.
+stands on, and a mask from the query nearest to it: the transformer adds what the rest of the window knows. With
+``taps`` a linear path joins them: the window, whatever its length, is resampled to so many points, which are mapped to
+the query; the mirror maps a query to as many points, between which its positions lie.
+
 ALMTokenizer (arXiv 2504.10344) interleaves one query every w frames; TiTok (arXiv 2406.07550) reads an image into a
 1-D set. Queries are ordered from coarse to fine, so that a prefix of them covers the window evenly: `Rate.queries`
 chooses how many.
@@ -58,6 +61,21 @@ def geometry(window: tuple[int, ...], most: int, queries: int) -> tuple[Tensor, 
     return torch.cat((positions, points)), distance.argmin(0), distance.argmin(1)
 
 
+def resampling(window: int, taps: int) -> Float[Tensor, "P taps"]:
+    """How positions of a window lie between points that divide it evenly: weights of linear interpolation.
+
+    Positions before the first point and behind the last take its value, so rows sum to 1.
+    """
+    places = ((torch.arange(window) + 0.5) / window * taps - 0.5).clamp(0, taps - 1)
+    return (1 - (places[:, None] - torch.arange(taps)).abs()).clamp_min(0)
+
+
+def check_taps(taps: int, windows: tuple[tuple[int, ...], ...], queries: int) -> None:
+    """Raise ValueError unless a linear path has one query to go to, and time to divide."""
+    if taps and (queries > 1 or any(len(window) > 1 for window in windows)):
+        raise ValueError(f"a linear path is for one query in time, got taps={taps}, queries={queries}, {windows[0]}")
+
+
 def _trailing_zeros(number: int) -> int:
     """How often 2 divides a whole number; 32 for 0."""
     return (number & -number).bit_length() - 1 if number else 32
@@ -70,17 +88,22 @@ class QueryEncoder(nn.Module):
         transformer: Over windows of positions and queries.
         windows: The window shapes it is trained with (positions along each axis).
         queries: Most queries per window.
+        taps: Points of the linear path, 0 for none; for one query in time.
     """
 
-    def __init__(self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int) -> None:
+    def __init__(
+        self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int, taps: int = 0
+    ) -> None:
         super().__init__()
-        self.transformer, self.windows, self.most = transformer, windows, queries
+        check_taps(taps, windows, queries)
+        self.transformer, self.windows, self.most, self.taps = transformer, windows, queries, taps
+        self.gather = nn.Linear(taps * transformer.dim, transformer.dim) if taps else None
         self.query = nn.Parameter(torch.randn(queries, transformer.dim) * 0.5)
         self.window_embedding = nn.Parameter(torch.zeros(len(windows), transformer.dim))
 
     def initial_state(self, batch: int, window: tuple[int, ...], queries: int) -> Tensor:
         """The state before the beginning."""
-        return self.transformer.initial_state(batch, math.prod(window) + queries)
+        return self.transformer.initial_state(batch, math.prod(window) + queries, window[0])
 
     def forward(
         self,
@@ -90,12 +113,26 @@ class QueryEncoder(nn.Module):
         state: Tensor | None = None,
     ) -> tuple[Float[Tensor, "B M Q D"], Tensor]:
         """The queries of each of M windows after reading, and the state of the stream."""
-        slots = positions.shape[2]
+        read, state = self.read(positions, window, queries, state)
+        return read[:, :, positions.shape[2] :], state
+
+    def read(
+        self,
+        positions: Float[Tensor, "B M P D"],
+        window: tuple[int, ...],
+        queries: int,
+        state: Tensor | None = None,
+    ) -> tuple[Float[Tensor, "B M S D"], Tensor]:
+        """All slots after reading, positions then queries, and the state of the stream."""
         query = self.query[:queries] + self.window_embedding[self.windows.index(window)]
         places, near, _ = geometry(window, self.most, queries)
-        slots_and_queries = torch.cat((positions, positions[:, :, near] + query), dim=2)
-        read, state = self.transformer(slots_and_queries, places, window[0], state)
-        return read[:, :, slots:], state
+        start = positions[:, :, near] + query
+        if self.gather is not None:
+            shares = resampling(window[0], self.taps).to(positions)
+            points = (shares / shares.sum(0).clamp_min(1e-6)).mT @ positions
+            start = start + self.gather(points.flatten(2))[:, :, None]
+        slots = torch.cat((positions, start), dim=2)
+        return self.transformer(slots, places, window[0], state)
 
 
 class QueryDecoder(nn.Module):
@@ -105,16 +142,20 @@ class QueryDecoder(nn.Module):
     Arguments as `QueryEncoder`.
     """
 
-    def __init__(self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int) -> None:
+    def __init__(
+        self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int, taps: int = 0
+    ) -> None:
         super().__init__()
-        self.transformer, self.windows, self.most = transformer, windows, queries
+        check_taps(taps, windows, queries)
+        self.transformer, self.windows, self.most, self.taps = transformer, windows, queries, taps
+        self.spread = nn.Linear(transformer.dim, taps * transformer.dim) if taps else None
         self.mask = nn.Parameter(torch.randn(transformer.dim) * 0.5)
         self.order = nn.Parameter(torch.randn(queries, transformer.dim) * 0.5)
         self.window_embedding = nn.Parameter(torch.zeros(len(windows), transformer.dim))
 
     def initial_state(self, batch: int, window: tuple[int, ...], queries: int) -> Tensor:
         """The state before the beginning."""
-        return self.transformer.initial_state(batch, math.prod(window) + queries)
+        return self.transformer.initial_state(batch, math.prod(window) + queries, window[0])
 
     def forward(
         self,
@@ -126,6 +167,9 @@ class QueryDecoder(nn.Module):
         used = queries.shape[2]
         places, _, nearest = geometry(window, self.most, used)
         mask = queries[:, :, nearest] + self.mask + self.window_embedding[self.windows.index(window)]
+        if self.spread is not None:
+            points = self.spread(queries[:, :, 0]).unflatten(2, (self.taps, -1))
+            mask = mask + resampling(window[0], self.taps).to(points) @ points
         slots = torch.cat((mask, queries + self.order[:used]), dim=2)
         written, state = self.transformer(slots, places, window[0], state)
         return written[:, :, : math.prod(window)], state

@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from typing import Any, Literal
 
 Unset = Any  # None until `CodecSpec.resolve`, which leaves no field unset; a checker need not ask again
-Extent = tuple[int, ...]  # samples of a signal, (T,), or pixels of an image, (height, width); without padding
+Extent = tuple[int, ...]  # samples or frames, (T,), or pixels of an image, (height, width); without padding
+Modality = Literal["audio", "image", "features"]
+AXES: dict[Modality, int] = {"audio": 1, "image": 2, "features": 1}  # of an extent
 LOUDEST = 8.0  # a signal beyond this is not in [-1, 1] by any reading (integers, or a broken file)
 
 
@@ -45,10 +48,11 @@ class CodecSpec:
 
     Args:
         name: The model's name.
-        modality: "audio" (extent ``(samples,)``) or "image" (extent ``(height, width)``).
+        modality: "audio" (extent ``(samples,)``), "image" (extent ``(height, width)``) or "features" of a frozen
+            network (extent ``(frames,)``), whose values are any finite numbers.
         channels: Signal channels C.
-        sample_rate: Hz for audio, None for images.
-        hop: Samples or pixels per position, along each axis.
+        sample_rate: Hz for audio, frames per second for features, None for images.
+        hop: Samples, pixels or frames per position, along each axis.
         windows: Positions per query window along each axis; the first is the default, all are trained.
         queries: Queries of one window, so tokens per window and codebook. A codec without queries has
             windows of one position and one query.
@@ -61,7 +65,7 @@ class CodecSpec:
     """
 
     name: str
-    modality: Literal["audio", "image"]
+    modality: Modality
     channels: int
     sample_rate: int | None
     hop: tuple[int, ...]
@@ -75,9 +79,9 @@ class CodecSpec:
 
     def __post_init__(self) -> None:
         """Raise ValueError for fields that contradict each other."""
-        axes = {"audio": 1, "image": 2}.get(self.modality)
+        axes = AXES.get(self.modality)
         if axes is None:
-            raise ValueError(f'modality must be "audio" or "image", got {self.modality!r}')
+            raise ValueError(f"modality must be one of {list(AXES)}, got {self.modality!r}")
         if not self.windows:
             object.__setattr__(self, "windows", ((1,) * axes,))
         if not self.strides:
@@ -92,18 +96,25 @@ class CodecSpec:
             )
         for stride in self.strides:
             _positive("a stride", stride)
+        if len(set(self.windows)) < len(self.windows):
+            raise ValueError(f"windows differ, got {self.windows}")
         for steps in (self.hop, *self.windows):
             if len(steps) != axes:
                 raise ValueError(f"{self.modality} has {axes} axes, got {steps}")
             for step in steps:
                 _positive("a hop or window", step)
-        if (self.modality == "audio") != (self.sample_rate is not None):
-            raise ValueError(f"audio has a sample rate and an image has none, got {self.sample_rate}")
+        if (self.modality == "image") != (self.sample_rate is None):
+            raise ValueError(f"like features, audio has a sample rate and an image has none, got {self.sample_rate}")
         if self.sample_rate is not None:
             _positive("sample_rate", self.sample_rate)
         _positive("lookahead", self.lookahead, 0)
         if self.causal and self.lookahead:
             raise ValueError(f"a causal codec looks 0 samples ahead, got lookahead={self.lookahead}")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a signal's values lie in [-1, 1]; features are any finite numbers."""
+        return self.modality != "features"
 
     # -- rates -------------------------------------------------------------------------------------------
 
@@ -121,7 +132,10 @@ class CodecSpec:
         rate = rate or Rate()
         codebooks = self.num_codebooks if rate.codebooks is None else rate.codebooks
         queries = self.queries if rate.queries is None else rate.queries
-        window = self.windows[0] if rate.window is None else tuple(rate.window)
+        window = self.windows[0] if rate.window is None else rate.window
+        if not isinstance(window, Sequence):
+            raise ValueError(f"a window is one count per axis, such as {self.windows[0]}, got {window!r}")
+        window = tuple(window)
         for name, value, most in (("codebooks", codebooks, self.num_codebooks), ("queries", queries, self.queries)):
             if not isinstance(value, int) or not 1 <= value <= most:
                 raise ValueError(f"{self.name} has 1 to {most} {name}, got {value!r}")
@@ -154,7 +168,7 @@ class CodecSpec:
     # -- extents -----------------------------------------------------------------------------------------
 
     def step(self, rate: Rate | None = None) -> Extent:
-        """Samples or pixels per window along each axis; padded extents are multiples of it."""
+        """Samples, pixels or frames per window along each axis; padded extents are multiples of it."""
         window = self.resolve(rate).window
         return tuple(hop * size for hop, size in zip(self.hop, window, strict=True))
 
@@ -170,9 +184,9 @@ class CodecSpec:
     def check_extent(self, extent: Extent) -> None:
         """Raise ValueError unless the extent has this modality's axes and no negative size.
 
-        Zero samples of audio are legal (zero tokens); an image has at least one pixel.
+        Zero samples or frames are legal (zero tokens); an image has at least one pixel.
         """
-        least = 0 if self.modality == "audio" else 1
+        least = 1 if self.modality == "image" else 0
         if len(extent) != len(self.hop) or any(size < least for size in extent):
             raise ValueError(f"{self.name} takes {len(self.hop)} axes of at least {least}, got extent {extent}")
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "tokens": "transcode",
     "info": "information",
     "evaluate": "report",
+    "probe": "probe",
     "export": "ship",
 }  # command: the module of ours that has a function of that name
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -60,19 +61,21 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    encode = commands.add_parser("encode", help="sounds or pictures to .sgt files")
+    encode = commands.add_parser("encode", help="sounds, pictures or features (.npy) to .sgt files")
     encode.add_argument("inputs", nargs="+", metavar="IN", help="files, folders, or - for standard input")
     _add_model(encode, required=True)
     _add_output(encode, "OUT.sgt")
     _add_rate(encode, _count)
     _add_downmix(encode)
 
-    decode = commands.add_parser("decode", help=".sgt files to sounds or pictures")
+    decode = commands.add_parser("decode", help=".sgt files to sounds, pictures or features")
     decode.add_argument("inputs", nargs="+", metavar="IN.sgt", help="files, folders, or - for standard input")
     _add_model(decode, required=False)
-    _add_output(decode, "OUT.wav|.png")
+    _add_output(decode, "OUT.wav|.png|.npy")
 
-    tokens = commands.add_parser("tokens", help="the codes of a sound, picture or .sgt file, on standard output")
+    tokens = commands.add_parser(
+        "tokens", help="the codes of a sound, picture, features or .sgt file, on standard output"
+    )
     tokens.add_argument("input", metavar="IN", help="a file, or - for standard input")
     _add_model(tokens, required=True)
     _add_rate(tokens, _count)
@@ -85,19 +88,25 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="as JSON")
 
     evaluate = commands.add_parser("evaluate", help="rate, quality and speed of a model over files")
-    evaluate.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
-    evaluate.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or CSV manifests")
-    evaluate.add_argument("--json", metavar="OUT", help="write every row and where it comes from; - for stdout")
-    evaluate.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        type=_pair,
-        metavar="COLUMN=VALUE",
-        help="rows of a manifest; repeatable",
-    )
+    _add_set(evaluate)
+    evaluate.add_argument("--picture", metavar="OUT.svg", help="draw quality over rate, one curve per window")
     _add_rate(evaluate, _counts)
+    _add_windows(evaluate)
     _add_downmix(evaluate)
+
+    probe = commands.add_parser("probe", help="what a linear classifier reads from the tokens")
+    _add_set(probe)
+    probe.add_argument(
+        "--label", required=True, metavar="COLUMN|unit", help="a column of the manifest, or MFCC units per window"
+    )
+    probe.add_argument(
+        "--read", choices=("latents", "codes"), default="latents", help="what of the codes (default: decoded latents)"
+    )
+    probe.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="of a segment (default: 2)")
+    probe.add_argument("--units", type=_count, default=50, metavar="U", help="MFCC units (default: 50)")
+    _add_rate(probe, _counts, default="1 and all")
+    _add_windows(probe)
+    _add_downmix(probe)
 
     export = commands.add_parser("export", help="a model in another format")
     formats = export.add_subparsers(dest="format", required=True, metavar="FORMAT", parser_class=_Parser)
@@ -107,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     onnx.add_argument("--trials", type=_count, default=50, metavar="N", help="signals to compare (default: 50)")
     _add_rate(onnx, _count)
 
-    for command in (encode, decode, tokens, evaluate):
+    for command in (encode, decode, tokens, evaluate, probe):
         command.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     return top
 
@@ -128,10 +137,28 @@ def _add_output(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("-o", "--output", required=True, metavar=name, help=text)
 
 
-def _add_rate(command: argparse.ArgumentParser, kind: Callable[[str], Any]) -> None:
+def _add_set(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or CSV manifests")
+    command.add_argument("--json", metavar="OUT", help="write every row and where it comes from; - for stdout")
+    for option, rows in {"--where": "rows of a manifest", "--exclude": "without these rows"}.items():
+        command.add_argument(
+            option, action="append", default=[], type=_pair, metavar="COLUMN=VALUE", help=f"{rows}; repeatable"
+        )
+
+
+def _add_windows(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--windows", type=_counts, metavar="W", help="positions per window; default: the model's (several: 3,6,10)"
+    )
+
+
+def _add_rate(command: argparse.ArgumentParser, kind: Callable[[str], Any], default: str = "all") -> None:
     several = " (several: 1,3,8)" if kind is _counts else ""
-    command.add_argument("--codebooks", type=kind, metavar="Q", help=f"how many are used; default: all{several}")
+    command.add_argument("--codebooks", type=kind, metavar="Q", help=f"how many are used; default: {default}{several}")
     command.add_argument("--queries", type=kind, metavar="K", help=f"tokens per window; default: all{several}")
+    if kind is _count:
+        command.add_argument("--window", type=kind, metavar="W", help="positions per window; default: the model's")
 
 
 def _add_downmix(command: argparse.ArgumentParser) -> None:
@@ -146,6 +173,16 @@ def _count(text: str) -> int:
 
 def _counts(text: str) -> list[int]:
     return [_count(part) for part in text.split(",")]
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"seconds are more than 0, got {text!r}")
+    return seconds
 
 
 def _pair(text: str) -> tuple[str, str]:

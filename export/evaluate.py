@@ -18,6 +18,7 @@ from sigtok.codecs.codec import Codec
 from sigtok.codecs.files import compress, decompress, tokens_from_bytes
 from sigtok.codecs.metrics.audio import mel_distance, si_sdr, stoi
 from sigtok.codecs.metrics.codes import CodeCounts
+from sigtok.codecs.metrics.features import cosine, relative_error
 from sigtok.codecs.metrics.image import ms_ssim, psnr, ssim
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import Rate
@@ -51,6 +52,10 @@ METRICS: dict[str, dict[str, Metric]] = {
         "psnr": lambda reconstruction, reference, _: psnr(reconstruction, reference),
         "ssim": lambda reconstruction, reference, _: ssim(reconstruction, reference),
         "ms_ssim": lambda reconstruction, reference, _: ms_ssim(reconstruction, reference),
+    },
+    "features": {
+        "relative_error": lambda reconstruction, reference, _: relative_error(reconstruction, reference),
+        "cosine": lambda reconstruction, reference, _: cosine(reconstruction, reference),
     },
 }
 RESAMPLINGS = 1000  # of the bootstrap

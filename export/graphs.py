@@ -41,9 +41,10 @@ class EncodeGraph(nn.Module):
     def forward(self, signal: Tensor) -> Tensor:
         """Codes of a batch of signals of one extent."""
         spec, extent = self.codec.spec, tuple(signal.shape[2:])
-        latents = self.codec.encoder(pad_to(signal, spec.padded(extent, self.rate)), self.rate)
+        padded = pad_to(signal, spec.padded(extent, self.rate), repeat=not spec.bounded)
+        latents = self.codec.encoder(padded, self.rate)
         codes = torch.stack(self.codec.quantizer.encode(latents, self.rate.codebooks), dim=1)
-        if spec.modality == "audio":
+        if spec.modality != "image":
             return codes
         return codes.reshape(*codes.shape[:2], *spec.grid(extent, self.rate), self.rate.queries)
 
@@ -51,13 +52,14 @@ class EncodeGraph(nn.Module):
         """An input and its symbolic axes."""
         spec = self.codec.spec
         extent = tuple(2 * step + step // 2 for step in spec.step(self.rate))
-        axes = ("num_samples",) if spec.modality == "audio" else ("height", "width")
+        axes = {"audio": ("num_samples",), "image": ("height", "width"), "features": ("num_frames",)}[spec.modality]
         names = {0: Dim("batch"), **{axis + 2: Dim(name) for axis, name in enumerate(axes)}}
         return torch.zeros(2, spec.channels, *extent), names
 
 
 class DecodeGraph(nn.Module):
-    """Codes as `EncodeGraph` gives them to the signal of whole windows, clamped to [-1, 1]; -1 adds nothing.
+    """Codes as `EncodeGraph` gives them to the signal of whole windows, clamped to [-1, 1] if it is no features; -1
+    adds nothing.
 
     Arguments as `EncodeGraph`.
     """
@@ -73,7 +75,8 @@ class DecodeGraph(nn.Module):
         grid = codes.shape[2:4] if len(steps) == 2 else (codes.shape[2] // self.rate.queries,)
         extent = tuple(count * step for count, step in zip(grid, steps, strict=True))
         latents = self.codec.quantizer.decode(codes.flatten(2).unbind(1))
-        return self.codec.decoder(latents, extent, self.rate).clamp(-1, 1)
+        signal = self.codec.decoder(latents, extent, self.rate)
+        return signal.clamp(-1, 1) if self.codec.spec.bounded else signal
 
     def example(self) -> tuple[Tensor, dict[int, Dim]]:
         """An input and its symbolic axes."""

@@ -11,9 +11,10 @@ from typing import Any
 from sigtok.codecs.bitstream import Header, read
 from sigtok.codecs.pretrained import bundled
 from sigtok.codecs.spec import CodecSpec, Rate
+from sigtok.codecs.streaming import delay, start_decoding, start_encoding, state_bytes, streams
 
 from .exits import DATA, GOOD, Failure, located
-from .released import is_sgt, plain, read_file, record_of, writer_of
+from .released import is_sgt, open_model, plain, read_file, record_of, writer_of
 from .tables import columns
 
 
@@ -35,7 +36,8 @@ def _is_file(name: str) -> bool:
 def _of_model(name: str) -> dict[str, Any]:
     record = record_of(name)
     spec = CodecSpec.from_dict(record["spec"])
-    return {"model": name, **record, "rates": [_rate(spec, rate) for rate in operating_points(spec)]}
+    rates = [_rate(spec, rate) for rate in operating_points(spec)]
+    return {"model": name, **record, "streaming": _streaming(name, spec), "rates": rates}
 
 
 def _of_file(path: str, model: str | None) -> dict[str, Any]:
@@ -65,23 +67,41 @@ def _record(path: str, data: bytes, header: Header, model: str | None) -> dict[s
     return record
 
 
+def _streaming(name: str, spec: CodecSpec) -> dict[str, Any] | str:
+    """The shortest chunk, how much later tokens and samples come, and the states, all at the default rate."""
+    if spec.sample_rate is None or not streams(spec):
+        return "not streamable"
+    codec = open_model(name)
+    encoding, decoding = start_encoding(codec), start_decoding(codec)
+    chunk = encoding.setting.windows * encoding.setting.step
+    return {
+        "chunk_samples": chunk,
+        "encoder_latency_ms": 1000 * chunk / spec.sample_rate,
+        "decoder_latency_ms": 1000 * delay(codec) / spec.sample_rate,
+        "encoder_state_bytes": state_bytes(encoding),
+        "decoder_state_bytes": state_bytes(decoding),
+    }
+
+
 def operating_points(spec: CodecSpec) -> list[Rate]:
-    """Every number of codebooks, or powers of two of queries if there is one codebook."""
-    if spec.num_codebooks > 1:
-        return [spec.resolve(Rate(codebooks=count)) for count in range(1, spec.num_codebooks + 1)]
-    halvings = range(min(6, spec.queries.bit_length() - 1), -1, -1)
-    return [spec.resolve(Rate(queries=spec.queries >> halving)) for halving in halvings]
+    """One thing at a time: numbers of codebooks, of queries in halves, and windows; all else as it is by default."""
+    halvings = range(min(6, spec.queries.bit_length() - 1), 0, -1)
+    points = [Rate(codebooks=count) for count in range(1, spec.num_codebooks)]
+    points += [Rate(queries=spec.queries >> halving) for halving in halvings]
+    points += [Rate(window=window) for window in spec.windows]  # the first is all by default
+    return [spec.resolve(point) for point in points]
 
 
 def _rate(spec: CodecSpec, rate: Rate) -> dict[str, Any]:
-    values: dict[str, Any] = {"codebooks": rate.codebooks, "queries": rate.queries}
-    if spec.modality == "audio":
+    window = "x".join(map(str, rate.window or ()))
+    values: dict[str, Any] = {"window": window, "codebooks": rate.codebooks, "queries": rate.queries}
+    if spec.modality != "image":
         values["tokens_per_second"] = round(spec.token_rate(rate), 3)
         values["nominal_bits_per_second"] = round(spec.nominal_bits_per_second(rate), 1)
     else:
-        window = spec.step(rate)
-        values["tokens_per_window"] = sum(spec.token_counts(window, rate))
-        values["nominal_bits_per_pixel"] = round(spec.bits(window, rate) / math.prod(window), 5)
+        pixels = spec.step(rate)
+        values["tokens_per_window"] = sum(spec.token_counts(pixels, rate))
+        values["nominal_bits_per_pixel"] = round(spec.bits(pixels, rate) / math.prod(pixels), 5)
     return values
 
 
@@ -91,7 +111,7 @@ def _text(record: dict[str, Any]) -> str:
     for name, value in _flat(record).items():
         lines.append(f"{name:<22} {value}")
     if rates := record.get("rates"):
-        lines += ["", columns(list(rates[0]), [[f"{value:g}" for value in rate.values()] for rate in rates])]
+        lines += ["", columns(list(rates[0]), [list(map(_value, rate.values())) for rate in rates])]
     return "\n".join(lines)
 
 

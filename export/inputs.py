@@ -15,12 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sigtok.codecs.features import FEATURE_SUFFIXES, read_features
 from sigtok.codecs.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, audio_info, kind_of, read_audio, read_image
 from sigtok.codecs.spec import CodecSpec
 
 from .exits import DATA, USAGE, Failure
 
-SUFFIXES = {"audio": AUDIO_SUFFIXES, "image": IMAGE_SUFFIXES}
+SUFFIXES = {"audio": AUDIO_SUFFIXES, "image": IMAGE_SUFFIXES, "features": FEATURE_SUFFIXES}
 STDIN = "-"
 
 
@@ -30,10 +31,12 @@ class Item(NamedTuple):
     Args:
         path: The file, or "-".
         stem: The name of what is made of it, below the folder of outputs, without suffix.
+        row: Of the manifest that names it, by column; None if none does.
     """
 
     path: str
     stem: str
+    row: Mapping[str, str] | None = None
 
 
 class Inputs(NamedTuple):
@@ -43,23 +46,33 @@ class Inputs(NamedTuple):
     single: bool
 
 
-def gather(paths: Sequence[str], suffixes: Collection[str], where: Mapping[str, str] | None = None) -> Inputs:
+def gather(
+    paths: Sequence[str],
+    suffixes: Collection[str],
+    where: Sequence[tuple[str, str]] | None = None,
+    exclude: Sequence[tuple[str, str]] = (),
+) -> Inputs:
     """Files as they were named, folders by name and below, the ``file`` column of CSV manifests.
 
     Args:
         paths: Files, folders, or (if ``where`` is given) manifests, whose files lie beside them.
         suffixes: Of the files that are taken from folders; hidden files are not.
-        where: Columns of a manifest and the values that they must have; None for no manifests.
+        where: Columns of a manifest and values of which each must have one; None for no manifests.
+        exclude: Columns of a manifest and values that leave a row out.
 
     Raises:
-        Failure: If a folder or manifest has no such file, or standard input is one of several.
+        Failure: If a folder or manifest has no such file, standard input is one of several, or there are conditions
+            and no manifest.
     """
+    if (where or exclude) and not any(path.lower().endswith(".csv") for path in paths):
+        option = "--where" if where else "--exclude"
+        raise Failure(USAGE, f"{option} chooses rows of a CSV manifest, got none among the inputs; name one")
     items: list[Item] = []
     for path in paths:
         if os.path.isdir(path):
             items += _of_folder(path, suffixes)
         elif where is not None and path.lower().endswith(".csv"):
-            items += _of_manifest(path, where)
+            items += _of_manifest(path, where, exclude)
         else:
             items.append(Item(path, Path(path).stem))
     if len(items) > 1 and any(item.path == STDIN for item in items):
@@ -79,20 +92,28 @@ def _of_folder(folder: str, suffixes: Collection[str]) -> list[Item]:
     return found
 
 
-def _of_manifest(path: str, where: Mapping[str, str]) -> list[Item]:
+def _of_manifest(path: str, where: Sequence[tuple[str, str]], exclude: Sequence[tuple[str, str]]) -> list[Item]:
     with open(path, newline="", encoding="utf-8") as file:
         try:
             table = csv.DictReader(file, strict=True)
             rows, columns = list(table), table.fieldnames or []
         except (csv.Error, UnicodeDecodeError) as error:
             raise Failure(DATA, f"{path}: a manifest is a CSV file, got another ({error}); check it") from error
-    if missing := [name for name in ("file", *where) if name not in columns]:
+    if missing := [name for name in ("file", *dict(where), *dict(exclude)) if name not in columns]:
         raise Failure(USAGE, f"{path}: has columns {', '.join(columns)}, got {missing[0]!r}; name one of them")
-    chosen = [row["file"] for row in rows if all(row[name] == value for name, value in where.items())]
+    chosen = [
+        row
+        for row in rows
+        if all((name, row[name]) in where for name in dict(where))
+        and not any(row[name] == value for name, value in exclude)
+    ]
     if not chosen:
-        asked = " and ".join(f"{name}={value}" for name, value in where.items())
-        raise Failure(DATA, f"{path}: has {len(rows)} files, got none with {asked or 'a name'}; change --where")
-    return [Item(str(Path(path).parent / name), str(Path(name).with_suffix(""))) for name in chosen]
+        wanted = [f"{name}={value}" for name, value in where]
+        asked = " and ".join([*wanted, *(f"not {name}={value}" for name, value in exclude)])
+        options = "--where or --exclude" if exclude else "--where"
+        raise Failure(DATA, f"{path}: has {len(rows)} files, got none with {asked or 'a name'}; change {options}")
+    folder = Path(path).parent
+    return [Item(str(folder / row["file"]), str(Path(row["file"]).with_suffix("")), row) for row in chosen]
 
 
 @contextmanager
@@ -123,9 +144,10 @@ class Reader:
         self.resampled: set[int] = set()
 
     def read(self, path: str | os.PathLike[str]) -> Tensor:
-        """The signal of a file, float32 ``[C, *extent]`` in [-1, 1].
+        """The signal of a file, float32 ``[C, *extent]`` in [-1, 1], or features.
 
-        Sound is resampled to the codec's rate, told for the first file of every other rate.
+        Sound is resampled to the codec's rate, told for the first file of every other rate; a file of features does
+        not say its rate.
 
         Raises:
             ValueError: If the file is damaged, of another kind, or of other channels.
@@ -137,6 +159,8 @@ class Reader:
             )
         if self.spec.modality == "image":
             return torch.from_numpy(read_image(path))
+        if self.spec.modality == "features":
+            return torch.from_numpy(read_features(path, self.spec.channels))
         self._check(path)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

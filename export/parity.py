@@ -95,7 +95,7 @@ def _extents(codec: Codec, rate: Rate, trials: int, dice: np.random.Generator) -
     """The smallest, a window and its neighbours, the largest; then small and large ones in turn."""
     spec = codec.spec
     steps = spec.step(rate)
-    if spec.modality == "audio":
+    if spec.modality != "image":
         most = tuple(max(int(SECONDS * (spec.sample_rate or 1)), 4 * step) for step in steps)
     else:
         most = tuple(int(WINDOWS * step) for step in steps)

@@ -78,14 +78,15 @@ def _named(name: str) -> Iterator[None]:
         raise Failure(DATA, located(name, str(error))) from error
 
 
-def resolve(spec: CodecSpec, codebooks: int | None, queries: int | None) -> Rate:
-    """The operating point that the command line asks for.
+def resolve(spec: CodecSpec, codebooks: int | None, queries: int | None, window: int | None = None) -> Rate:
+    """The operating point that the command line asks for; the window is as long along every axis.
 
     Raises:
         Failure: If the model has no such rate.
     """
+    shape = None if window is None else (window,) * len(spec.hop)
     try:
-        return spec.resolve(Rate(codebooks=codebooks, queries=queries))
+        return spec.resolve(Rate(codebooks=codebooks, queries=queries, window=shape))
     except ValueError as error:
         raise Failure(USAGE, f"{error}; choose a rate that it has") from error
 

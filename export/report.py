@@ -1,4 +1,4 @@
-"""`sigtok evaluate`: a model over a set of files, as a table, and as JSON that carries its origin."""
+"""`sigtok evaluate`: a model over a set of files, as a table, a picture, and JSON that carries its origin."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import platform
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,44 @@ import torch
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.pretrained import stream_id
 
-from .evaluate import METRICS, Evaluation
+from .evaluate import METRICS, Evaluation, Row
 from .exits import USAGE, Failure, say
 from .inputs import SUFFIXES, Item, Reader, gather
 from .outputs import check_not_input, identities, making, write_file
+from .picture import Curve, Panel, Point, svg
 from .released import open_model, resolve, spec_of
-from .tables import columns
+from .tables import markdown
 from .transcode import each
 
 LIBRARIES = ("sigtok", "torch", "numpy", "soundfile", "soxr", "pillow")
+UNITS = {  # of the rate
+    "audio": ("bits_per_second", "bit/s"),
+    "image": ("bits_per_pixel", "bit/pixel"),
+    "features": ("bits_per_second", "bit/s"),
+}
+DRAWN = {
+    "audio": {"mel_distance": "mel distance, in log10 (lower is better)", "stoi": "STOI, 0 to 1 (higher is better)"},
+    "image": {"psnr": "PSNR, dB (higher is better)", "ms_ssim": "MS-SSIM, 0 to 1 (higher is better)"},
+    "features": {"relative_error": "relative error (lower is better)", "cosine": "cosine (higher is better)"},
+}
+MOST_RISE = 0.01  # of mel distance, from one number of codebooks to the next
 
 
 def evaluate(args: Namespace) -> int:
     """Measure every input at every rate."""
     spec = spec_of(args.model)
-    rates = [resolve(spec, *pair) for pair in product(args.codebooks or [None], args.queries or [None])]
-    if args.where and not any(path.lower().endswith(".csv") for path in args.inputs):
-        raise Failure(USAGE, "--where chooses rows of a CSV manifest, got none among the inputs; name one")
-    inputs = gather(args.inputs, SUFFIXES[spec.modality], dict(args.where))
-    if args.json and args.json != "-":
-        check_not_input(Path(args.json), identities([*args.inputs, *(item.path for item in inputs.items)]))
+    asked = product(args.windows or [None], args.codebooks or [None], args.queries or [None])
+    rates = [resolve(spec, codebooks, queries, window) for window, codebooks, queries in asked]
+    inputs = gather(args.inputs, SUFFIXES[spec.modality], args.where, args.exclude)
+    read = identities([*args.inputs, *(item.path for item in inputs.items)])
+    for path in (path for path in (args.json, args.picture) if path and path != "-"):
+        check_not_input(Path(path), read)
+    if args.picture and not args.picture.lower().endswith(".svg"):
+        raise Failure(USAGE, f"{args.picture}: a picture is an .svg file, got another name; rename it")
+    if args.picture and args.picture == args.json:
+        raise Failure(USAGE, f"{args.picture}: --picture and --json are two files, got one name; rename one")
+    if args.picture and not Path(args.picture).absolute().parent.is_dir():
+        raise Failure(USAGE, f"{args.picture}: a picture goes into a folder that exists, got none; make it")
     codec = open_model(args.model, args.device)
     reader = Reader(spec, args.downmix, say)  # one for all rates: it tells once
     evaluations = [Evaluation(codec, rate, reader) for rate in rates]
@@ -53,15 +71,26 @@ def evaluate(args: Namespace) -> int:
 
 
 def _tell(args: Namespace, codec: Codec, evaluations: Sequence[Evaluation], asked: int) -> None:
-    record = report(codec, evaluations, args.line, asked)
+    record, modality = report(codec, evaluations, args.line, asked), codec.spec.modality
+    if args.json != "-":
+        print(table(modality, record["rates"]))
+        if rise := record["mel_distance_rise"]:
+            print(verdict(rise))
+    if args.picture:
+        text = picture(codec.spec.name, modality, record["rates"])
+        with making(Path(args.picture)):
+            write_file(args.picture, text.encode())
+    write_json(args.json, record)
+
+
+def write_json(path: str | None, record: Mapping[str, Any]) -> None:
+    """Write a record to a file, to standard output if the path is "-", and nowhere if there is none."""
     text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    if args.json == "-":
+    if path == "-":
         sys.stdout.write(text)
-        return
-    print(table(codec.spec.modality, evaluations))
-    if args.json:
-        with making(Path(args.json)):
-            write_file(args.json, text.encode())
+    elif path:
+        with making(Path(path)):
+            write_file(path, text.encode())
 
 
 def report(codec: Codec, evaluations: Sequence[Evaluation], line: Sequence[str], asked: int) -> dict[str, Any]:
@@ -74,35 +103,101 @@ def report(codec: Codec, evaluations: Sequence[Evaluation], line: Sequence[str],
         asked: How many files there were, bad ones too.
     """
     first = evaluations[0].rows
+    rates = [{**evaluation.summary(), "rows": evaluation.rows} for evaluation in evaluations]
+    return {
+        **origin(codec, line),
+        "files": len(first),
+        "bad_files": asked - len(first),
+        **{size: sum(row[size] for row in first) for size in ("seconds", "pixels") if size in first[0]},
+        "mel_distance_rise": worst_rise(rates) if codec.spec.modality == "audio" else None,
+        "rates": rates,
+    }
+
+
+def origin(codec: Codec, line: Sequence[str]) -> dict[str, Any]:
+    """What figures come from: command, model, versions, machine."""
     return {
         "command": shlex.join(line),
         "model": codec.spec.name,
         "stream_id": (codec.stream_id or stream_id(codec)).hex(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
-        "files": len(first),
-        "bad_files": asked - len(first),
-        **{size: sum(row[size] for row in first) for size in ("seconds", "pixels") if size in first[0]},
-        "rates": [{**evaluation.summary(), "rows": evaluation.rows} for evaluation in evaluations],
     }
 
 
-def table(modality: str, evaluations: Sequence[Evaluation]) -> str:
-    """One line per rate."""
-    unit, speed = (
-        ("bits_per_second", "x_real_time") if modality == "audio" else ("bits_per_pixel", "megapixels_per_second")
-    )
+def table(modality: str, rates: Sequence[Row]) -> str:
+    """One line per rate, of summaries of evaluations, in Markdown."""
+    unit, speed = UNITS[modality][0], "megapixels_per_second" if modality == "image" else "x_real_time"
     short = {"x_real_time": "x real time", "megapixels_per_second": "MP/s"}[speed]
-    heads = ["rate", "files", "tokens", "bytes", unit.replace("_", " "), *METRICS[modality]]
+    counts = ("codebooks", "queries", "files", "tokens", "bytes")
     rows = []
-    for evaluation in evaluations:
-        summary = evaluation.summary()
-        name = f"{summary['codebooks']} codebooks, {summary['queries']} queries"
-        counts = [str(summary[key]) for key in ("files", "tokens", "bytes")]
-        means = [number(summary[metric]["mean"]) for metric in METRICS[modality]]
-        speeds = [number(summary[f"{way}_{speed}"]) for way in ("encode", "decode")]
-        rows.append([name, *counts, number(summary[unit]), *means, *speeds])
-    return columns([*heads, f"encode {short}", f"decode {short}"], rows)
+    for rate in rates:
+        means = [number(rate[metric]["mean"]) for metric in METRICS[modality]]
+        speeds = [number(rate[f"{way}_{speed}"]) for way in ("encode", "decode")]
+        rows.append([shown(rate["window"]), *(str(rate[key]) for key in counts), number(rate[unit]), *means, *speeds])
+    heads = ["window", *counts, unit.replace("_", " "), *METRICS[modality], f"encode {short}", f"decode {short}"]
+    return markdown(heads, rows)
+
+
+def shown(window: Sequence[int]) -> str:
+    """A window as text: its length, or height x width."""
+    return "x".join(map(str, window))
+
+
+def worst_rise(rates: Sequence[Row]) -> Row | None:
+    """Where mel distance rises most, or falls least, from one number of codebooks to the next at equal window and
+    queries; None if there are no two.
+
+    ``rise`` is relative: 0.01 is one per cent.
+    """
+    rises = []
+    for curve in _curves(rates, "window", "queries").values():
+        means = {rate["codebooks"]: rate["mel_distance"]["mean"] for rate in curve}
+        for before, after in pairwise(sorted(means)):
+            if means[before] and means[after] is not None:
+                place = {key: curve[0][key] for key in ("window", "queries")} | {"from": before, "to": after}
+                rises.append({"rise": means[after] / means[before] - 1, **place})
+    return max(rises, key=lambda row: row["rise"], default=None)
+
+
+def verdict(rise: Row) -> str:
+    """Whether more codebooks ever sound worse, in one line."""
+    holds = "yes" if rise["rise"] <= MOST_RISE else "no"
+    where = f"{rise['from']} to {rise['to']} codebooks, window {shown(rise['window'])}"
+    return (
+        f"mel distance never rises by more than {MOST_RISE * 100:.0f} % from one codebook to the next: {holds} "
+        f"(worst {rise['rise'] * 100:+.1f} %, {where})"
+    )
+
+
+def picture(name: str, modality: str, rates: Sequence[Row]) -> str:
+    """Quality over rate as SVG: a curve per window over codebooks, or over queries if codebooks do not vary."""
+    unit, short = UNITS[modality]
+    keys = ("window", "queries") if len({rate["codebooks"] for rate in rates}) > 1 else ("window",)
+    several = "queries" in keys and len({rate["queries"] for rate in rates}) > 1
+    panels = []
+    for metric, label in DRAWN[modality].items():
+        curves = []
+        for group in _curves(rates, *keys).values():
+            queries = f", {group[0]['queries']} queries" if several else ""
+            found = [rate for rate in group if rate[unit] and rate[metric]["mean"] is not None]
+            points = (Point(rate[unit], rate[metric]["mean"], _point(rate, unit, short, metric)) for rate in found)
+            curves.append(Curve(f"window {shown(group[0]['window'])}{queries}", tuple(sorted(points))))
+        panels.append(Panel(f"rate of real bytes, {short}", label, tuple(curves)))
+    return svg(f"{name}: quality over rate", panels)
+
+
+def _curves(rates: Sequence[Row], *keys: str) -> dict[str, list[Row]]:
+    """Summaries that agree in some keys."""
+    groups: dict[str, list[Row]] = {}
+    for rate in rates:
+        groups.setdefault(str([rate[key] for key in keys]), []).append(rate)
+    return groups
+
+
+def _point(rate: Row, unit: str, short: str, metric: str) -> str:
+    counts = f"{rate['codebooks']} codebooks, {rate['queries']} queries"
+    return f"{counts}: {number(rate[unit])} {short}, {metric} {number(rate[metric]['mean'])}"
 
 
 def number(value: float | int | None) -> str:

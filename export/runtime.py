@@ -7,9 +7,9 @@ The folder is the one that `write_onnx` makes, at one rate (window and queries; 
     onnx.json            spec, rate, stream id, SHA-256 of both files, what was measured
 
 An image codec has ``pixel_values [B, 3, H, W] -> codes [B, Q, rows, columns, queries] -> pixel_values`` instead: the
-tiles stand where they are in the picture. The encoder takes any extent and fills up to whole windows; the decoder
-gives whole windows, to be cut. Codes are int64; -1 is a code that was not sent and adds nothing, so one graph decodes
-every prefix.
+tiles stand where they are in the picture. A codec of features has ``input_features -> codes -> output_features``.
+The encoder takes any extent and fills up to whole windows; the decoder gives whole windows, to be cut. Codes are int64;
+-1 is a code that was not sent and adds nothing, so one graph decodes every prefix.
 
 A graph has no state and works on a signal at once: memory grows with its length. The bundled speech codec takes about
 120 bytes a sample, 1.7 GB for ten minutes; cut longer signals.
@@ -37,6 +37,7 @@ FORMAT, RECORD_BYTES = 1, 2**20
 NAMES = {  # of the input, the codes and the output
     "audio": ("input_values", "audio_codes", "audio_values"),
     "image": ("pixel_values", "codes", "pixel_values"),
+    "features": ("input_features", "codes", "output_features"),
 }
 OUTSIDE = b"location"  # every tensor outside its file has this word in the model
 
@@ -178,17 +179,20 @@ class OnnxCodec:
         spec = self.spec
         if not isinstance(signal, np.ndarray) or signal.dtype != np.float32:
             kind = signal.dtype if isinstance(signal, np.ndarray) else type(signal).__name__
-            raise ValueError(f"a signal is a float32 array in [-1, 1], got {kind}")
+            what = "a signal is a float32 array in [-1, 1]" if spec.bounded else "features are a float32 array"
+            raise ValueError(f"{what}, got {kind}")
         if signal.ndim != 1 + len(spec.hop) or signal.shape[0] != spec.channels:
-            axes = "T" if spec.modality == "audio" else "height, width"
+            axes = "height, width" if spec.modality == "image" else "T"
             raise ValueError(
                 f"{spec.name} takes signals of shape [{spec.channels}, {axes}] (a batch has one axis more), "
                 f"got {list(signal.shape)}"
             )
         spec.check_extent(signal.shape[1:])
         peak = float(np.abs(signal).max(initial=0))  # NaN and inf show in the maximum
-        if not peak <= LOUDEST:
+        if spec.bounded and not peak <= LOUDEST:
             raise ValueError(f"samples lie in [-1, 1], got one of magnitude {peak:g}; scale or repair the signal")
+        if not np.isfinite(peak):
+            raise ValueError(f"features are finite numbers, got one of magnitude {peak:g}; repair the features")
         return signal
 
     def _check_codes(self, codes: np.ndarray, extents: tuple[Extent, ...], rate: Rate) -> None:

@@ -19,8 +19,8 @@ def export(args: Namespace) -> int:
     from .write import write_onnx
 
     rate = None
-    if args.codebooks or args.queries:
-        rate = resolve(spec_of(args.model), args.codebooks, args.queries)
+    if args.codebooks or args.queries or args.window:
+        rate = resolve(spec_of(args.model), args.codebooks, args.queries, args.window)
     codec, folder = open_model(args.model), Path(args.folder)
     try:
         with making(folder):

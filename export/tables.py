@@ -1,4 +1,4 @@
-"""Rows of text in columns."""
+"""Rows of text in columns, for a terminal or as Markdown."""
 
 from collections.abc import Sequence
 
@@ -15,3 +15,13 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that a terminal shows as one; columns to the right."""
+    widths = [max(len(row[place]) for row in [heads, *rows]) for place in range(len(heads))]
+    rule = [f"{'-' * (max(width, 2) - 1)}:" for width in widths]
+    lines = [
+        [cell.rjust(max(width, 2)) for cell, width in zip(row, widths, strict=True)] for row in [heads, rule, *rows]
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

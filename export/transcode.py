@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from sigtok.codecs.features import npy_of
 from sigtok.codecs.files import compress, decompress, tokens_from_bytes
 from sigtok.codecs.media import write_audio, write_image
 from sigtok.codecs.pretrained import stream_id
@@ -25,13 +26,13 @@ from .outputs import Outputs, check_stdout_is_no_terminal, write_file
 from .released import Models, is_sgt, open_model, read_file, resolve, spec_of
 
 SGT = (".sgt",)
-WRITTEN = {"audio": (".wav", ".flac"), "image": (".png", ".webp", ".jpg", ".jpeg")}
+WRITTEN = {"audio": (".wav", ".flac"), "image": (".png", ".webp", ".jpg", ".jpeg"), "features": (".npy",)}
 
 
 def encode(args: Namespace) -> int:
     """Every input to its ``.sgt`` file."""
     spec = spec_of(args.model)
-    rate = resolve(spec, args.codebooks, args.queries)
+    rate = resolve(spec, args.codebooks, args.queries, args.window)
     inputs = gather(args.inputs, SUFFIXES[spec.modality])
     outputs = Outputs(args.output, inputs, SGT)
     codec, reader = open_model(args.model, args.device), Reader(spec, args.downmix, say)
@@ -45,7 +46,7 @@ def encode(args: Namespace) -> int:
 
 
 def decode(args: Namespace) -> int:
-    """Every ``.sgt`` file to a sound or picture, by the model that wrote it."""
+    """Every ``.sgt`` file to a sound, a picture or features, by the model that wrote it."""
     inputs = gather(args.inputs, SGT)
     outputs = Outputs(args.output, inputs, [suffix for kind in WRITTEN.values() for suffix in kind])
     models = Models(args.model, args.device)
@@ -65,7 +66,7 @@ def tokens(args: Namespace) -> int:
     if args.npy:
         check_stdout_is_no_terminal()
     spec = spec_of(args.model)
-    rate = resolve(spec, args.codebooks, args.queries)
+    rate = resolve(spec, args.codebooks, args.queries, args.window)
     codec = open_model(args.model, args.device)
 
     def work(item: Item, path: str) -> None:
@@ -73,6 +74,8 @@ def tokens(args: Namespace) -> int:
             found = tokens_from_bytes(read_file(path)[0], codec.spec, codec.stream_id or stream_id(codec))
             if args.queries:
                 raise Failure(USAGE, f"{path}: has {found.rate.queries} queries; encode the signal with --queries")
+            if args.window:
+                raise Failure(USAGE, f"{path}: has windows of {found.rate.window}; encode the signal with --window")
             if args.codebooks:
                 found = found.prefix(args.codebooks)
         else:
@@ -110,6 +113,8 @@ def write_signal(path: Path, signal: Tensor, spec: CodecSpec) -> None:
     """Write a signal ``[C, *extent]`` as the suffix says."""
     if spec.sample_rate is None:
         write_image(path, signal)
+    elif spec.modality == "features":
+        write_file(path, npy_of(signal.numpy()))
     else:
         write_audio(path, signal, spec.sample_rate)
 

@@ -1,9 +1,9 @@
-"""Seeds, one thread, and two tiny codecs."""
+"""Seeds, one thread, and three tiny codecs."""
 
 import pytest
 import torch
 
-from sigtok.codecs.audio.models import query_speech
+from sigtok.codecs.audio.models import query_speech, semantic_features
 from sigtok.codecs.image.models import query_image
 
 
@@ -41,3 +41,17 @@ def tiny_image_codec():
         codebook_size=64,
         latent_dim=8,
     )
+
+
+@pytest.fixture
+def tiny_feature_codec():
+    code = {"name": "vq", "codebook_size": 64, "dim": 4, "metric": "sphere"}
+    codec = semantic_features(
+        channels=5,
+        dim=16,
+        depth=1,
+        latent_dim=8,
+        quantizer={"name": "projected", "inner": code, "dim": 8},
+    )
+    codec.encoder.scale.set(torch.arange(5.0), 1 + torch.arange(5.0), 100)
+    return codec

@@ -38,6 +38,9 @@ def test_every_config_builds_and_reconstructs(path, tmp_path, monkeypatch):
         target = tmp_path / manifest
         target.parent.mkdir(parents=True)
         target.write_text(MANIFEST)
+    if "FeatureFiles" in path.read_text():
+        (tmp_path / "data/features").mkdir(parents=True)
+        (tmp_path / "data/features/features.json").write_text('{"teacher": "mfcc", "frame_rate": 50, "channels": 39}')
     cli = CodecCLI(**{**settings(["--config", str(path)]), "run": False})
     spec = cli.model.codec.spec
     signal = 0.1 * torch.randn(1, spec.channels, *spec.step())

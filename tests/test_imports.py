@@ -43,9 +43,9 @@ ALLOWED = {
 }
 # Inside codecs a module imports from its own level and those before; audio and image never meet.
 LEVELS = (
-    ("spec", "header", "packet", "container", "bitstream", "media", "entropy.packing", "entropy.tables"),
+    ("spec", "header", "packet", "container", "bitstream", "media", "features", "entropy.packing", "entropy.tables"),
     ("tokens", "layers", "transforms", "metrics"),
-    ("queries", "quantizers"),
+    ("anchored", "queries", "quantizers"),
     ("entropy", "layouts"),
     ("codec", "streaming"),
     ("audio", "image", "weights"),

@@ -11,6 +11,7 @@ from sigtok.codecs import pretrained
 from sigtok.codecs.audio.models import query_speech
 from sigtok.export import cli
 from sigtok.train.callbacks.usage import CodebookUsage
+from sigtok.train.cli import CodecCLI, settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,14 +41,22 @@ def test_every_sigtok_command_parses(line):
     assert getattr(arguments, "model", None) in (None, *pretrained.bundled())
 
 
-@pytest.mark.parametrize("block", blocks("yaml"))
-def test_yaml_builds(block):
-    settings = yaml.safe_load(block)
-    codec = query_speech(**settings["model"]["codec"]["init_args"])
+def test_the_quantizer_of_the_yaml_builds():
+    values = yaml.safe_load(blocks("yaml")[0])
+    codec = query_speech(**values["model"]["codec"]["init_args"])
     assert codec.spec.codebook_sizes == (1024,) * 8
-    assert {callback["class_path"] for callback in settings["trainer"]["callbacks"]} == {
+    assert {callback["class_path"] for callback in values["trainer"]["callbacks"]} == {
         f"{CodebookUsage.__module__}.{CodebookUsage.__name__}"
     }
+
+
+def test_the_training_of_the_yaml_builds(tmp_path):
+    block = tmp_path / "block.yaml"
+    block.write_text(blocks("yaml")[1])
+    configs = ["--config", str(ROOT / "configs/audio/tiny_speech.yaml"), "--config", str(block)]
+    task = CodecCLI(**{**settings(configs), "run": False}).model
+    assert task.init_from == "speech_24khz" and task.accumulate == 4 and task.adversary.start == 2000
+    assert set(task.objectives) == {"depth"} and task.frozen == ("encoder.front",)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:\w+/)+(?:\w+\.\w+)?)`", README))))

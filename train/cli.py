@@ -1,24 +1,32 @@
-"""`sigtok-train fit | validate | test | predict`: YAML and command line to a run, mistakes to one line."""
+"""`sigtok-train fit | validate | test | predict | features | prior`: YAML to a run, mistakes to one line."""
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from . import features, prior
 from .task import CodecTask
 
-MISTAKES = (ArgumentError, MisconfigurationException, ValueError, TypeError, OSError)
+COMMANDS = {"features": features.main, "prior": prior.main}  # commands without a trainer
+MISTAKES = (ArgumentError, MisconfigurationException, ValueError, TypeError, ArithmeticError, RuntimeError, OSError)
 
 
 class CodecCLI(LightningCLI):
     """LightningCLI that takes settings from the YAML and the command line only, and says what is wrong in a line."""
 
     trainer: Any = None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """One word for what a run starts from."""
+        parser.add_argument("--init_from", type=str | None, help="Released model or checkpoint to start from.")
+        parser.link_arguments("init_from", "model.init_from")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the settings alone: Lightning would let those inside a resumed checkpoint win, silently."""
@@ -33,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Words of the command line, those of the process by default.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in COMMANDS:
+        return COMMANDS[words[0]](words[1:])
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")  # it does what it says
     cli = CodecCLI.__new__(CodecCLI)
     try:
         cli.__init__(**settings(arguments))  # type: ignore[misc]

@@ -13,20 +13,25 @@ class Draw:
 
     Args:
         full: Probability of using all there are.
-        choices: What else is drawn, evenly; 1 to all of them when empty.
+        choices: What else is drawn; 1 to all of them when empty.
+        weights: How often each choice is drawn, in proportion; evenly when empty.
     """
 
     full: float = 1.0
     choices: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless the probability is one."""
+        """Raise ValueError unless the probability is one and every choice has a weight."""
         if not 0 <= self.full <= 1:
             raise ValueError(f"full is a probability from 0 to 1, got {self.full}")
+        if self.weights and (len(self.weights) != len(self.choices) or min(self.weights) <= 0):
+            raise ValueError(f"one weight above 0 per choice: choices {self.choices}, got weights {self.weights}")
 
     def count(self, most: int, generator: random.Random) -> int:
         """A count of 1 to ``most``."""
-        partial = generator.choice(self.choices or range(1, most + 1))
+        choices = self.choices or range(1, most + 1)
+        partial = generator.choices(choices, self.weights)[0] if self.weights else generator.choice(choices)
         return most if generator.random() < self.full else partial
 
 

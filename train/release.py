@@ -4,12 +4,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+import safetensors.torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.pretrained import BUILDERS, describe, save
+
+from .initial import TRAIN_STATE, checkpoint_weights, inside
 
 LOAD = "sigtok.codecs.pretrained.load"
 
@@ -23,6 +25,7 @@ def release(
     measured: dict[str, Any] | None = None,
     card: str | None = None,
     half: bool = True,
+    train_state: bool = False,
 ) -> None:
     """Write the codec of a run as a folder that `sigtok.codecs.pretrained.load` reads.
 
@@ -35,6 +38,7 @@ def release(
         measured: Figures by name.
         card: File with the model card; a short one is written without it.
         half: Store parameters as float16.
+        train_state: Store the discriminators beside them, for runs that start from this model with ``--init_from``.
     Raises:
         ValueError: If the codec is not made by a builder that `load` knows, or the weights are not of this codec.
     """
@@ -42,6 +46,9 @@ def release(
     builder, arguments = recipe(settings)
     codec = build(settings)
     load_weights(codec, checkpoint)
+    adversary = inside(checkpoint_weights(checkpoint), "adversary.")
+    if train_state and not adversary:
+        raise ValueError(f"the state of training is the discriminators, {checkpoint} has none")
     text = Path(card).read_text() if card else short_card(codec, licence, training_data, measured or {})
     save(
         codec,
@@ -54,12 +61,15 @@ def release(
         card=text,
         half=half,
     )
+    if train_state:
+        stored = {f"adversary.{name}": value.half() if half else value for name, value in adversary.items()}
+        safetensors.torch.save_file(stored, Path(out) / TRAIN_STATE)
 
 
 def codec_settings(config: str) -> Namespace:
     """Class path and arguments of the codec in a YAML, checked, defaults filled in."""
     values = yaml.safe_load(Path(config).read_text())
-    if not isinstance(values, dict) or "codec" not in values.get("model", {}):
+    if not isinstance(values, dict) or "codec" not in (values.get("model") or {}):
         raise ValueError(f"the YAML of a run has model.codec, got none in {config}; pass its config.yaml")
     return codec_parser().parse_object({"codec": values["model"]["codec"]})
 
@@ -88,15 +98,20 @@ def recipe(settings: Namespace) -> tuple[str, dict[str, Any]]:
             f"a released codec is made by one of {sorted(paths)}, got {settings.codec.class_path}; "
             f"add the builder to sigtok.codecs.pretrained.BUILDERS"
         )
-    return paths[settings.codec.class_path], arguments
+    return paths[settings.codec.class_path], without_artefacts(arguments)
+
+
+def without_artefacts(value: Any) -> Any:
+    """Arguments without files that a quantizer was started from: their contents are among the weights."""
+    if isinstance(value, dict):
+        return {key: without_artefacts(part) for key, part in value.items() if key != "artefacts"}
+    return [without_artefacts(part) for part in value] if isinstance(value, list) else value
 
 
 def load_weights(codec: Codec, checkpoint: str) -> None:
     """Take the codec's tensors out of a Lightning checkpoint; nothing in it is executed."""
-    tensors = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
-    own = {name.removeprefix("codec."): value for name, value in tensors.items() if name.startswith("codec.")}
     try:
-        codec.load_state_dict(own)
+        codec.load_state_dict(inside(checkpoint_weights(checkpoint), "codec."))
     except RuntimeError as error:
         raise ValueError(f"{checkpoint} holds another codec than the YAML describes: {error}") from None
 
@@ -115,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_function_arguments(release)
     try:
         release(**parser.parse_args(arguments).as_dict())
-    except (ValueError, OSError) as error:
+    except (ArgumentError, yaml.YAMLError, ValueError, TypeError, OSError) as error:
         sys.stderr.write(f"sigtok.train.release: error: {' '.join(str(error).split())}\n")
         raise SystemExit(2) from None
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sigtok.codecs.layers.conv1d import CausalBlock
+from sigtok.codecs.transforms.overlap import overlap_add_stream
 from sigtok.codecs.transforms.stft import analysis_basis, synthesis_basis
 
 FLOOR = 1e-5  # magnitudes below are silence; the full scale of a bin is about 1
@@ -123,24 +124,14 @@ class SpectrumBack(nn.Module):
         even, odd = (magnitude * phase.cos()) @ self.basis[0], (magnitude * phase.sin()) @ self.basis[1]
         mirrored = (even - odd)[..., 1 : (self.size + 1) // 2].flip(-1)
         waves = torch.cat((even + odd, mirrored), dim=-1)
-        samples, tail = self._overlap_add(waves, state[-2])
-        weights, weight_tail = self._overlap_add(self.envelope.expand_as(waves), state[-1])
+        hops = self.size // self.hop
+        samples, tail = overlap_add_stream(waves, hops, state[-2])
+        weights, weight_tail = overlap_add_stream(self.envelope.expand_as(waves), hops, state[-1])
         return samples / weights.clamp_min(1e-6), (*states, tail, weight_tail)
 
     def flush(self, state: tuple[Tensor, ...]) -> Float[Tensor, "B T"]:
         """The samples that no later frame adds to."""
         return (state[-2] / state[-1].clamp_min(1e-6))[:, : self.delay]
-
-    def _overlap_add(self, waves: Float[Tensor, "B F size"], tail: Tensor) -> tuple[Tensor, Tensor]:
-        """Finished samples ``[B, F * hop]`` and the unfinished ones behind them ``[B, size - hop]``."""
-        parts = waves.reshape(*waves.shape[:2], -1, self.hop).unbind(2)
-        last = len(parts) - 1
-        shifted = [F.pad(part, (0, 0, shift, last - shift)).flatten(1) for shift, part in enumerate(parts)]
-        total = sum(shifted[1:], start=shifted[0])
-        head = total[:, : tail.shape[1]] + tail
-        total = torch.cat((head, total[:, tail.shape[1] :]), dim=1)
-        done = total.shape[1] - tail.shape[1]
-        return total[:, :done], total[:, done:]
 
 
 def _half(basis: Float[Tensor, "F size"]) -> Float[Tensor, "2 bins half"]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sigtok.codecs.anchored import AnchoredQueryDecoder, AnchoredQueryEncoder
 from sigtok.codecs.codec import Codec
-from sigtok.codecs.layers.transformer import WindowTransformer
+from sigtok.codecs.layers.standardise import Standardise
+from sigtok.codecs.layers.transformer import Attention, WindowTransformer
 from sigtok.codecs.quantizers.build import build
 from sigtok.codecs.quantizers.ema import EMAVQ
 from sigtok.codecs.quantizers.residual import Residual
 from sigtok.codecs.queries import QueryDecoder, QueryEncoder
 from sigtok.codecs.spec import CodecSpec
 
+from .ends import front_and_back
+from .frames import FrameDecoder, FrameEncoder
 from .fronts import SpectrumBack, SpectrumFront
 from .query import AudioQueryDecoder, AudioQueryEncoder
+from .semantic import SemanticDecoder, SemanticEncoder
 
 
 def query_speech(
@@ -62,7 +67,7 @@ def query_speech(
     shapes = tuple((window,) for window in windows)
     residual = [EMAVQ(codebook_size, latent_dim) for _ in range(codebooks)]
     codes = Residual(residual) if quantizer is None else build(quantizer)
-    past = max(1, round(context * sample_rate / (hop * windows[0])))
+    past = max(1, round(context * sample_rate / (hop * windows[0]))) * windows[0]  # positions
     return Codec(
         spec=CodecSpec(
             name=name,
@@ -88,4 +93,263 @@ def query_speech(
             queries=QueryDecoder(WindowTransformer(dim, decoder_depth, heads, past), shapes, queries=1),
             latent_dim=latent_dim,
         ),
+    )
+
+
+def almtokenizer(
+    name: str = "almtokenizer",
+    sample_rate: int = 24_000,
+    hop: int = 320,
+    front: str = "spectrum",
+    front_options: Mapping[str, Any] | None = None,
+    windows: Sequence[int] = (6, 2, 3, 4, 5, 7, 8, 9, 10),
+    attention: Attention = "window_causal",
+    context: float = 2.0,
+    dim: int = 256,
+    heads: int = 4,
+    encoder_depth: int = 4,
+    decoder_depth: int = 4,
+    taps: int = 4,
+    codebooks: int = 8,
+    codebook_size: int = 2048,
+    latent_dim: int = 32,
+    quantizer: Mapping[str, Any] | None = None,
+) -> Codec:
+    """ALMTokenizer (arXiv 2504.10344): a query after every w frames of 75 Hz, w from 2 to 10 per run, residual VQ.
+
+    At w = 6: 12.5 Hz x 8 codebooks of 2048, 0.14 to 1.1 kbps by the number of codebooks; 37.5 Hz at w = 2 and 7.5 Hz at
+    w = 10 from the same weights.
+
+    Args:
+        name: The model's name.
+        sample_rate: Hz.
+        hop: Samples per frame.
+        front: What makes frames of samples and samples of frames, a key of `ends.KINDS`.
+        front_options: Its options.
+        windows: Frames w per query, the default first; training draws from them.
+        attention: Which windows a window sees: "window_causal" streams, "local" sees both sides, "full" all.
+        context: Seconds beside its own window that a window sees, per layer; not used by "full".
+        dim: Width of the transformers.
+        heads: Attention heads.
+        encoder_depth: Transformer blocks of the encoder.
+        decoder_depth: Transformer blocks of the decoder.
+        taps: Points of a window that a linear path around the transformers reads and writes, 0 for none.
+        codebooks: Codebooks Q.
+        codebook_size: Codes K in each.
+        latent_dim: Width of the latents.
+        quantizer: Description of another quantizer of that width (`quantizers.build`), in place of the residual VQ.
+    """
+    shapes = tuple((window,) for window in windows)
+    codes = build(quantizer) if quantizer else Residual([EMAVQ(codebook_size, latent_dim) for _ in range(codebooks)])
+    reach = 0 if attention == "full" else max(1, round(context * sample_rate / hop))
+    into, back = front_and_back(front, hop, dim, front_options)
+    reading, writing = (
+        WindowTransformer(dim, depth, heads, reach, attention=attention) for depth in (encoder_depth, decoder_depth)
+    )
+    return Codec(
+        spec=CodecSpec(
+            name=name,
+            modality="audio",
+            channels=1,
+            sample_rate=sample_rate,
+            hop=(hop,),
+            windows=shapes,
+            codebook_sizes=codes.codebook_sizes,
+            strides=codes.strides,
+            latent_dim=latent_dim,
+            causal=attention == "window_causal",
+            lookahead=encoder_depth * reach * hop if attention == "local" else 0,
+        ),
+        encoder=AudioQueryEncoder(into, QueryEncoder(reading, shapes, 1, taps), latent_dim, hop),
+        quantizer=codes,
+        decoder=AudioQueryDecoder(back, QueryDecoder(writing, shapes, 1, taps), latent_dim),
+    )
+
+
+def frame_speech(
+    name: str = "frame_speech",
+    sample_rate: int = 24_000,
+    hop: int = 320,
+    front: str = "seanet",
+    front_options: Mapping[str, Any] | None = None,
+    window: int = 1,
+    context: float = 2.0,
+    dim: int = 256,
+    heads: int = 4,
+    depth: int = 0,
+    codebooks: int = 8,
+    codebook_size: int = 1024,
+    latent_dim: int = 128,
+    quantizer: Mapping[str, Any] | None = None,
+) -> Codec:
+    """A causal codec without queries: a latent is a linear map of w frames, behind a transformer if it has depth.
+
+    With the SEANet front and no depth this is EnCodec's shape (arXiv 2210.13438); with depth, w = 2 of 25 Hz frames and
+    a split quantizer, Mimi's (arXiv 2410.00037); with one codebook, WavTokenizer's (arXiv 2408.16532).
+
+    Args:
+        name: The model's name.
+        sample_rate: Hz.
+        hop: Samples per frame.
+        front: What makes frames of samples and samples of frames, a key of `ends.KINDS`.
+        front_options: Its options.
+        window: Frames w per latent.
+        context: Seconds before its own window that a window sees, per layer.
+        dim: Width of the frames.
+        heads: Attention heads.
+        depth: Transformer blocks of the encoder, and of the decoder.
+        codebooks: Codebooks Q.
+        codebook_size: Codes K in each.
+        latent_dim: Width of the latents.
+        quantizer: Description of another quantizer of that width (`quantizers.build`), in place of the residual VQ.
+    """
+    codes = build(quantizer) if quantizer else Residual([EMAVQ(codebook_size, latent_dim) for _ in range(codebooks)])
+    reach = max(1, round(context * sample_rate / hop))
+    into, back = front_and_back(front, hop, dim, front_options)
+    reading, writing = (WindowTransformer(dim, depth, heads, reach) for _ in range(2))
+    return Codec(
+        spec=CodecSpec(
+            name=name,
+            modality="audio",
+            channels=1,
+            sample_rate=sample_rate,
+            hop=(hop,),
+            windows=((window,),),
+            codebook_sizes=codes.codebook_sizes,
+            strides=codes.strides,
+            latent_dim=latent_dim,
+            causal=True,
+        ),
+        encoder=FrameEncoder(into, reading, window, latent_dim, hop),
+        quantizer=codes,
+        decoder=FrameDecoder(back, writing, window, latent_dim),
+    )
+
+
+def elastic_speech(
+    name: str = "elastic_speech",
+    sample_rate: int = 24_000,
+    frame_hop: int = 320,
+    frame_size: int = 960,
+    stack: int = 3,
+    windows: Sequence[int] = (8,),
+    queries: int = 8,
+    context: float = 2.0,
+    dim: int = 256,
+    heads: int = 4,
+    encoder_depth: int = 3,
+    decoder_depth: int = 3,
+    decoder_blocks: int = 3,
+    codebooks: int = 8,
+    codebook_size: int = 2048,
+    latent_dim: int = 32,
+    quantizer: Mapping[str, Any] | None = None,
+) -> Codec:
+    """A causal query codec for speech of many budgets: an anchor and up to 8 queries for 320 ms, residual VQ.
+
+    ``Rate(queries=1 + k)`` sends the anchor and k queries: 3.125 Hz for the anchor alone, 28.125 Hz for all, times the
+    codebooks in use; 0.03 to 2.5 kbps. Positions at 25 Hz make half the slots that single spectra at 75 Hz would, and
+    lose none of them: a position is a linear map of three.
+
+    Args:
+        name: The model's name.
+        sample_rate: Hz.
+        frame_hop: Samples between spectra.
+        frame_size: Samples in a spectrum; an odd multiple of ``frame_hop``.
+        stack: Spectra per position.
+        windows: Positions per window, the default first.
+        queries: Queries per window beside the anchor, at least 1.
+        context: Seconds before its own window that a window sees, per layer.
+        dim: Width of the transformers.
+        heads: Attention heads.
+        encoder_depth: Transformer blocks of the encoder.
+        decoder_depth: Transformer blocks of the decoder.
+        decoder_blocks: Convolution blocks at the rate of spectra.
+        codebooks: Codebooks Q.
+        codebook_size: Codes K in each.
+        latent_dim: Width of the latents.
+        quantizer: Description of another quantizer of that width (`quantizers.build`), in place of the residual VQ.
+    """
+    hop, slots = frame_hop * stack, 1 + queries
+    shapes = tuple((window,) for window in windows)
+    residual = [EMAVQ(codebook_size, latent_dim) for _ in range(codebooks)]
+    codes = Residual(residual) if quantizer is None else build(quantizer)
+    past = max(1, round(context * sample_rate / (hop * windows[0]))) * windows[0]  # positions
+    return Codec(
+        spec=CodecSpec(
+            name=name,
+            modality="audio",
+            channels=1,
+            sample_rate=sample_rate,
+            hop=(hop,),
+            windows=shapes,
+            queries=slots,
+            codebook_sizes=codes.codebook_sizes,
+            strides=codes.strides,
+            latent_dim=latent_dim,
+            causal=True,
+        ),
+        encoder=AudioQueryEncoder(
+            front=SpectrumFront(frame_size, frame_hop, stack, dim),
+            queries=AnchoredQueryEncoder(WindowTransformer(dim, encoder_depth, heads, past), shapes, slots),
+            latent_dim=latent_dim,
+            hop=hop,
+        ),
+        quantizer=codes,
+        decoder=AudioQueryDecoder(
+            back=SpectrumBack(frame_size, frame_hop, stack, dim, decoder_blocks),
+            queries=AnchoredQueryDecoder(WindowTransformer(dim, decoder_depth, heads, past), shapes, slots),
+            latent_dim=latent_dim,
+            bias=False,
+        ),
+    )
+
+
+def semantic_features(
+    name: str = "semantic_features",
+    channels: int = 1024,
+    frame_rate: int = 50,
+    stride: int = 2,
+    dim: int = 384,
+    depth: int = 12,
+    codebook_size: int = 8192,
+    codebook_dim: int = 8,
+    latent_dim: int = 256,
+    quantizer: Mapping[str, Any] | None = None,
+) -> Codec:
+    """A causal codec of features, not of sound: 50 Hz of a frozen network in and out, one code of 8192 at 25 Hz.
+
+    325 bits per second. The codes are those of direction in few dimensions, k-means first, unused ones renewed.
+
+    Args:
+        name: The model's name.
+        channels: Feature channels F.
+        frame_rate: Frames of features per second.
+        stride: Frames per code; published ones have 1, 2 or 4.
+        dim: Width of the convolution blocks.
+        depth: Blocks of the encoder, and of the decoder.
+        codebook_size: Codes K.
+        codebook_dim: Width in which codes are compared.
+        latent_dim: Width of the latents.
+        quantizer: Description of another quantizer of that width (`quantizers.build`), in place of the one codebook.
+    """
+    policy = {"start": "kmeans", "revive": 0.1}
+    code = {"name": "vq", "codebook_size": codebook_size, "dim": codebook_dim, "metric": "sphere", "lifecycle": policy}
+    codes = build(quantizer or {"name": "projected", "inner": code, "dim": latent_dim})
+    scale = Standardise(channels)
+    return Codec(
+        spec=CodecSpec(
+            name=name,
+            modality="features",
+            channels=channels,
+            sample_rate=frame_rate,
+            hop=(stride,),
+            codebook_sizes=codes.codebook_sizes,
+            strides=codes.strides,
+            latent_dim=latent_dim,
+            causal=True,
+        ),
+        encoder=SemanticEncoder(scale, channels, stride, dim, depth, latent_dim),
+        quantizer=codes,
+        decoder=SemanticDecoder(scale, channels, stride, dim, depth, latent_dim),
     )

@@ -1,4 +1,4 @@
-"""Convolutions in time: causal ones that stream, and padded ones that see both sides."""
+"""Causal convolutions in time that stream: what the next chunk needs of this one goes in and comes out."""
 
 from __future__ import annotations
 
@@ -40,27 +40,31 @@ class CausalConv1d(nn.Module):
         return self.conv(signal), signal[..., signal.shape[-1] - self.memory :]
 
 
-class PaddedConv1d(nn.Module):
-    """A convolution that sees both sides, with zeros beyond the ends; output length ``ceil(T / stride)``."""
+class CausalConvTranspose1d(nn.Module):
+    """A transposed convolution: input t adds to the ``kernel`` outputs from ``t * stride`` on.
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: int,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-    ) -> None:
+    Channels first ``[B, channels, T]``, T inputs for ``T * stride`` outputs. Its state is the ``kernel - stride`` sums
+    that later inputs add to, without the bias.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(in_channels, out_channels, kernel, stride, dilation=dilation, groups=groups)
-        self.span, self.stride = (kernel - 1) * dilation + 1, stride
+        if kernel < stride:
+            raise ValueError(f"a kernel spans at least its stride, got kernel={kernel}, stride={stride}")
+        self.conv = nn.ConvTranspose1d(in_channels, out_channels, kernel, stride, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.memory = kernel - stride
 
-    def forward(self, signal: Float[Tensor, "B I T"]) -> Float[Tensor, "B O N"]:
-        """Outputs of the whole signal."""
-        length = signal.shape[-1]
-        total = max(0, (-(-length // self.stride) - 1) * self.stride + self.span - length)
-        return self.conv(F.pad(signal, (total // 2, total - total // 2)))
+    def initial_state(self, batch: int) -> Tensor:
+        """Sums before the beginning: zeros."""
+        return self.conv.weight.new_zeros(batch, self.conv.out_channels, self.memory)
+
+    def forward(self, signal: Float[Tensor, "B I N"], state: Tensor) -> tuple[Float[Tensor, "B O T"], Tensor]:
+        """Outputs of a chunk, and the state after it."""
+        sums = self.conv(signal)
+        sums = torch.cat((sums[..., : self.memory] + state, sums[..., self.memory :]), dim=-1)
+        done = sums.shape[-1] - self.memory
+        return sums[..., :done] + self.bias[:, None], sums[..., done:]
 
 
 class CausalBlock(nn.Module):

@@ -12,11 +12,11 @@ class Flatten(FrameLayout):
     """Ids ``[B, N * Q]``, code (q, t) at step ``t * Q + q``: c00 c10 c20 c01 c11 c21 ..."""
 
     causal = True
-    stream = True
+    axes = "B S"
 
-    def cells(self, steps: Int[Tensor, " S"]) -> Cells:
+    def cells(self, steps: Int[Tensor, " S"], frames: Int[Tensor, " B"]) -> Cells:
         """Step s: codebook s mod Q, frame s div Q."""
-        return Cells((steps % self.num_codebooks)[None], (steps // self.num_codebooks)[None])
+        return Cells((steps % self.num_codebooks)[None, None], (steps // self.num_codebooks)[None, None])
 
     def length(self, frames: int) -> int:
         """N * Q steps."""

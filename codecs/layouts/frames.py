@@ -1,7 +1,7 @@
-"""Layouts of codebooks that share one rate: each is a map from the cells of a sequence to (codebook, frame).
+"""Layouts that are a map from the cells of a sequence to (codebook, place): all but `Elastic`.
 
-A frame is one position of all codebooks. A member says which code a cell holds; both directions, all checks
-and the mask of legal ids follow from that one map.
+A member says which code a cell holds; both directions, all checks and the masks of legal ids follow from that one map.
+A position of all codebooks is called a frame: code i of a codebook of stride r begins with frame ``i * r``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -21,208 +21,244 @@ from sigtok.codecs.tokens import ABSENT, Tokens
 from .base import Layout
 from .vocabulary import Vocabulary
 
+ENDLESS = 2**31  # frames of a signal that goes on
+
 
 class Cells(NamedTuple):
-    """Which code each cell ``[R, S]`` holds: its codebook, and its frame (negative before the first)."""
+    """Which code each cell ``[B, R, S]`` holds (B is 1 where it is the same for all items).
+
+    Its codebook, and its place there: negative in a hole that no code belongs to, too large behind the end.
+    """
 
     book: Tensor
-    frame: Tensor
+    place: Tensor
+
+
+class Reading(NamedTuple):
+    """What a sequence says that may go on, may have ended, and may have been cut."""
+
+    cells: Cells  # of a signal of `frames`
+    is_code: Tensor  # bool [B, R, S]: a code of the codebook that it should be of
+    frames: Tensor  # [B]: frames begun, as the first row tells
+    whole: Tensor  # bool [B]: whether they are whole windows, so that the signal may end with them
+    goes_on: Tensor  # bool [B]: whether the first row may begin another frame
+    ended: Tensor  # bool [B]: whether all codes of the first row are behind
 
 
 class FrameLayout(Layout):
-    """Abstract base of `Parallel`, `Delay` and `Flatten`.
+    """Abstract base of all layouts that are a map.
 
-    Ids are ``[B, R, S]`` with one row per codebook, or ``[B, S]`` where ``stream`` is True. Behind the
-    shorter signals of a batch stands PAD; a cell inside a signal that no code belongs to holds ``filler``.
+    Ids have R rows: one per codebook, or a single one for a stream. Behind the shorter signals of a batch stands PAD;
+    a cell inside a signal that no code belongs to holds ``filler``. The first row leads: its codes begin the frames,
+    and where it ends, by EOA, the signal has the frames that it began.
 
     Raises:
-        ValueError: If the codebooks run at different rates.
+        ValueError: If the codebooks run at different rates, unless the member is for that (``multirate``).
     """
 
-    stream: bool
     filler = "PAD"
+    multirate = False
 
     def __init__(self, spec: CodecSpec, rate: Rate | None = None, *, vocabulary: Vocabulary | None = None) -> None:
         super().__init__(spec, rate, vocabulary=vocabulary)
-        if set(spec.strides) != {1}:
-            raise ValueError(
-                f"{type(self).__name__} lays out codebooks of one rate (strides of 1), {spec.name} has "
-                f"strides {spec.strides}; use a layout for scales"
-            )
+        if not self.multirate:
+            self._one_rate()
 
     @abstractmethod
-    def cells(self, steps: Int[Tensor, " S"]) -> Cells:
-        """What the cells of some steps hold."""
+    def cells(self, steps: Int[Tensor, " S"], frames: Int[Tensor, " B"]) -> Cells:
+        """What the cells of some steps hold in signals of that many frames."""
 
     @abstractmethod
     def length(self, frames: int) -> int:
         """Steps S of a signal of that many frames."""
 
-    @property
-    def num_codebooks(self) -> int:
-        """Codebooks in use."""
-        return len(self.sizes)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Codes K of the codebooks in use."""
-        return self.spec.codebook_sizes[: self.rate.codebooks]
-
     def to_ids(self, tokens: Tokens) -> Tensor:
-        """int64 ids ``[B, R, S]``, or ``[B, S]`` of a single stream; PAD behind the shorter signals.
+        """int64 ids, shaped as ``axes`` says; PAD behind the shorter signals.
 
         Raises:
             ValueError: If the tokens are of another spec or rate, or a code is absent or out of range.
         """
-        codes, counts = self._checked(tokens)
-        filler, frames = self.vocabulary.special(self.filler), codes.shape[-1]
+        codes, within, frames = self._checked(tokens)
+        wrong = ((codes == ABSENT) == within).nonzero()
+        if len(wrong):
+            item, book, place = wrong[0].tolist()
+            raise ValueError(
+                f"item {item} has codes at its first {int(within[item, book].sum())} places of codebook {book} and -1 "
+                f"behind, got {int(codes[item, book, place])} at {place}; lay out whole signals, or use the layout "
+                f"elastic where queries are absent"
+            )
+        filler, waste = self.vocabulary.special(self.filler), codes.shape[-1]
         offsets = codes.new_tensor(self.vocabulary.offsets[: self.num_codebooks])
         ids = torch.where(codes == ABSENT, filler, codes + offsets[:, None])
         ids = pad(ids, (0, 1), value=filler)
-        steps = torch.arange(self.length(frames), device=codes.device)
-        book, frame = self.cells(steps)
-        ids = ids[:, book, torch.where(frame < 0, frames, frame).clamp(max=frames)]
-        lengths = counts.new_tensor([self.length(count) for count in counts.tolist()])
-        ids = ids.masked_fill((steps >= lengths[:, None])[:, None], self.vocabulary.special("PAD"))
-        return ids[:, 0] if self.stream else ids
+        lengths = self._lengths(frames)
+        steps = torch.arange(int(lengths.max()), device=codes.device)
+        cells = self.cells(steps, frames)
+        places = cells.book * (waste + 1) + torch.where(cells.place < 0, waste, cells.place).clamp(max=waste)
+        rows = ids.flatten(1).gather(1, places.flatten(1).expand(len(ids), -1)).unflatten(1, places.shape[1:])
+        return self._shaped(rows.masked_fill(steps >= lengths[:, None, None], self.vocabulary.special("PAD")))
 
-    def from_ids(self, ids: Tensor, extents: Sequence[Extent] | None = None) -> Tokens:
-        """The tokens of ids ``[B, R, S]`` or ``[B, S]`` that end with EOA, PAD or the cut of the sequence.
+    def from_ids(self, ids: Tensor, extents: Sequence[Extent] | None = None, *, strict: bool = True) -> Tokens:
+        """The tokens of ids; arguments and errors as in `Layout.from_ids`."""
+        rows = self._rows(ids)
+        reading = self._read(rows)
+        rows = pad(rows, (0, 1), value=ABSENT)
+        book, place = reading.cells
+        counts = reading.is_code & self._inside(reading.cells, reading.frames)
+        waste = int(reading.frames.max())
+        places = book * (waste + 1) + torch.where(counts, place, waste)
+        values = torch.where(counts, rows - self._ranges(book)[0], ABSENT)
+        codes = rows.new_full((len(rows), self.num_codebooks * (waste + 1)), ABSENT)
+        codes.scatter_(1, places.flatten(1), values.flatten(1))
+        codes = codes.unflatten(1, (self.num_codebooks, waste + 1))[..., :waste]
+        return self._tokens(codes, codes != ABSENT, extents, strict)
+
+    def legal_after(
+        self, ids: Tensor, extents: Sequence[Extent] | None = None, *, lead: Int[Tensor, " B"] | None = None
+    ) -> Bool[Tensor, "B *rows V"]:
+        """Which ids may stand at the next step, bool ``[B, V]`` of a stream, else ``[B, Q, V]``.
 
         Args:
-            ids: Integers; a sequence that was cut gives the windows that are complete in all codebooks.
-            extents: Per item, samples or pixels. None for audio: the samples of the complete windows.
+            ids: The steps so far, shaped as ``axes`` says; S may be 0.
+            extents: Per item, where they are known: behind the end stands PAD. With None the model ends a signal
+                itself, by one EOA behind any whole window.
+            lead: What codebook 0 drew for this step, once it has. The masks of the other rows are of a signal that
+                goes on; where codebook 0 drew EOA, ask again with it for what they hold at the end.
 
         Raises:
-            ValueError: If an id stands where it may not, with its item and step; if the ids do not hold
-                what the extents promise; if the extents of images are missing.
+            ValueError: If an id stands where it may not, with its item and step.
         """
-        codes, complete = self._codes(self._rows(ids))
-        if extents is None:
-            extents = self._reached(complete)
-        else:
-            self._check_extents(extents, complete)
-        counts = [self.spec.positions(tuple(extent), self.rate) for extent in extents]
-        codes = codes[..., : max(counts, default=0)]
-        behind = torch.arange(codes.shape[-1], device=codes.device) >= codes.new_tensor(counts)[:, None]
-        streams = codes.masked_fill(behind[:, None], ABSENT).unbind(1)
-        return Tokens(streams, tuple(tuple(extent) for extent in extents), self.rate, self.spec)
+        rows = self._rows(ids)
+        reading, step = self._read(rows), rows.shape[-1]
+        if extents is not None:
+            return self._heads(self._mask(step, self._frames(rows, extents)))
+        ends = self._mask(step, reading.frames, ~reading.ended)
+        mask = self._mask(step, torch.full_like(reading.frames, ENDLESS))
+        mask[:, 0] |= ends[:, 0] & reading.whole[:, None]
+        closed = ~reading.goes_on
+        if lead is not None:
+            closed = closed | (lead == self.vocabulary.special("EOA"))
+        return self._heads(torch.where(closed[:, None, None], ends, mask))
 
     def legal(self, step: int, frames: int | None = None) -> Tensor:
-        """Which ids may stand at a step, bool ``[R, V]`` or ``[V]`` of a single stream: a mask for sampling.
+        """Which ids may stand at a step, whatever came before: bool ``[Q, V]``, or ``[V]`` of a stream.
 
         Args:
             step: From 0.
             frames: Frames of the signal where they are known, as in an image or once EOA was drawn; None
                 allows EOA in place of the first code of any window. Once codebook 0 drew EOA at frame t,
                 the signal has t frames: draw the other rows of that step, and all that follow, with it.
+
+        Raises:
+            ValueError: If the frames are not given to a layout that is not causal: there the ids so far decide.
         """
-        book, frame = self.cells(torch.tensor([step]))
-        ids = torch.arange(self.vocabulary.size)
-        low, high = self._ranges(book)
-        inside = (frame >= 0) & (frame < (step + 1 if frames is None else frames))
-        end = (ids == self.vocabulary.special("EOA")) & (book == 0) & (frame % self._queries == 0)
-        codes = ((ids >= low) & (ids < high)) | (end if frames is None else False)
-        mask = torch.where(inside, codes, ids == self.vocabulary.special(self.filler))
-        return mask[0] if self.stream else mask
-
-    @property
-    def _queries(self) -> int:
-        assert self.rate.queries
-        return self.rate.queries
-
-    def _ranges(self, book: Tensor) -> tuple[Tensor, Tensor]:
-        low = book.new_tensor(self.vocabulary.offsets[: self.num_codebooks])[book]
-        return low, low + book.new_tensor(self.sizes)[book]
-
-    def _checked(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """The codes ``[B, Q, N]`` and frames ``[B]`` of tokens that this layout may write."""
-        if tokens.spec != self.spec or tokens.rate != self.rate:
+        if frames is None and not self.causal:
             raise ValueError(
-                f"this layout writes {self.spec.name} at {self.rate}, got tokens of {tokens.spec.name} at "
-                f"{tokens.rate}; make the layout with their spec and rate"
+                f"what is legal at step {step} of {type(self).__name__} follows from the number of frames; "
+                f"pass it, or the ids so far to legal_after(ids)"
             )
-        tokens.check_codes()
-        codes = tokens.codes
-        counts = codes.new_tensor([self.spec.positions(extent, self.rate) for extent in tokens.extents])
-        behind = torch.arange(codes.shape[-1], device=codes.device) >= counts[:, None]
-        wrong = ((codes == ABSENT) != behind[:, None]).nonzero()
-        if len(wrong):
-            item, book, frame = wrong[0].tolist()
-            raise ValueError(
-                f"item {item} has codes at its first {int(counts[item])} frames and -1 behind, got "
-                f"{int(codes[item, book, frame])} in codebook {book} at frame {frame}; lay out whole signals"
-            )
-        return codes, counts
+        count = torch.tensor([ENDLESS if frames is None else frames])
+        mask = self._mask(step, count)
+        if frames is None:
+            lead = self._starts(self.cells(torch.arange(step + 1), count))[0, 0]
+            mask[:, 0, self.vocabulary.special("EOA")] = self._ending(lead, torch.tensor(step))[1]
+        return self._heads(mask)[0]
 
-    def _rows(self, ids: Tensor) -> Tensor:
-        """Ids as int64 ``[B, R, S]``."""
-        fits = ids.ndim == 2 if self.stream else ids.ndim == 3 and ids.shape[1] == self.num_codebooks
-        if ids.is_floating_point() or ids.dtype == torch.bool or not fits:
-            shape = "[B, S]" if self.stream else f"[B, {self.num_codebooks}, S]"
-            raise ValueError(f"ids of {type(self).__name__} are integers {shape}, got {ids.dtype} {tuple(ids.shape)}")
-        return (ids[:, None] if self.stream else ids).long()
+    # -- reading -----------------------------------------------------------------------------------------
 
-    def _codes(self, rows: Tensor) -> tuple[Tensor, list[int]]:
-        """Codes ``[B, Q, M]``, -1 where none came, and per item the frames complete in all codebooks."""
-        rows = pad(rows, (0, 1), value=self.vocabulary.special("PAD"))  # every row ends, also the empty one
-        cells = self.cells(torch.arange(rows.shape[-1], device=rows.device))
-        book, frame = cells
-        low, high = self._ranges(book)
-        is_code = (rows >= low) & (rows < high)
-        self._check_order(rows, is_code, cells)
-        frames = int(frame.max()) + 1
-        codes = rows.new_full((len(rows), self.num_codebooks, frames + 1), ABSENT)  # the last one is waste
-        codes[:, book, torch.where(frame < 0, frames, frame)] = torch.where(is_code, rows - low, ABSENT)
-        codes = codes[..., :frames]
-        return codes, (codes != ABSENT).all(1).sum(-1).tolist()
+    def _read(self, rows: Int[Tensor, "B R S"]) -> Reading:
+        """What ids say; each part has one step more than the ids, as if PAD stood behind them.
 
-    def _check_order(self, rows: Tensor, is_code: Tensor, cells: Cells) -> None:
-        """Raise unless every row holds its codes up to the end or the cut, and only then ends."""
-        (book, frame), special = cells, self.vocabulary.special
+        Raises:
+            ValueError: If an id stands where it may not, with its item and step.
+        """
+        special = self.vocabulary.special
+        rows = pad(rows, (0, 1), value=special("PAD"))
         steps = torch.arange(rows.shape[-1], device=rows.device)
-        frames = (is_code & (book == 0)).sum((1, 2))[:, None, None]  # codebook 0 always leads
-        cut = (is_code * (steps + 1)).amax((1, 2))[:, None, None]  # behind the last code of any row
+        endless = self.cells(steps, steps.new_tensor([ENDLESS]))
+        lead = self._starts(endless)[0, 0]
         is_filler = rows == special(self.filler)
-        may_end = (book == 0) & (frame % self._queries == 0)
-        is_end = is_filler | (rows == special("PAD")) | ((rows == special("EOA")) & may_end)
-        belongs = (frame >= 0) & (frame < frames)
-        inside = torch.where(frame < 0, is_filler, torch.where(belongs, is_code, is_end))
-        wrong = (~torch.where(steps < cut, inside, is_end)).nonzero()
+        begins = torch.where(lead < 0, is_filler[:, 0], self._is_code(rows, endless)[:, 0])
+        run = begins.long().cumprod(-1).sum(-1)  # steps of the first row that may be followed by another frame
+        frames, whole = self._ending(lead, run)
+        cells = self.cells(steps, frames)
+        cells = Cells(*(part.expand(rows.shape) for part in cells))
+        is_code, inside = self._is_code(rows, cells), self._inside(cells, frames)
+        behind = self._starts(cells)[:, 0] >= frames[:, None]  # the first row has no more codes
+        end = behind & (behind.long().cumsum(-1) == 1) & whole[:, None]  # here it may say so
+        is_end = is_filler | (rows == special("PAD"))
+        is_end[:, 0] |= (rows[:, 0] == special("EOA")) & end
+        cut = (is_code * (steps + 1)).amax((1, 2))[:, None, None]  # behind the last code of any row
+        hole = (cells.place < 0) & (steps < self._lengths(frames)[:, None, None])
+        fits = torch.where(steps < cut, torch.where(hole, is_filler, torch.where(inside, is_code, is_end)), is_end)
+        fits[:, 0] &= whole[:, None] | (steps != run[:, None]) | (steps >= cut[:, 0])
+        wrong = (~fits).nonzero()
         if len(wrong):
             item, row, step = wrong[0].tolist()
+            leads = row == 0 and step == int(run[item])  # the signal might have gone on
+            book = int(endless.book[0, 0, step] if leads else cells.book[item, row, step])
+            wanted = self._wanted(book, bool(hole[item, row, step]), leads or bool(inside[item, row, step]))
             raise ValueError(
-                self._misplaced(int(rows[item, row, step]), item, step, int(book[row, step]), int(frame[row, step]))
+                f"{wanted}, got {self.vocabulary.describe(int(rows[item, row, step]))} in item {item} at step {step}"
             )
+        return Reading(cells, is_code, frames, whole, run == len(steps) - 1, behind[:, :-1].any(-1))
 
-    def _misplaced(self, id: int, item: int, step: int, book: int, frame: int) -> str:
-        got = f"got {self.vocabulary.describe(id)} in item {item} at step {step}"
-        if frame < 0:
-            empty = self.vocabulary.special("EMPTY")
-            return f"codebook {book} starts with {step - frame} EMPTY ({empty}), {got}"
+    def _ending(self, lead: Int[Tensor, " S"], run: Int[Tensor, "*B"]) -> tuple[Int[Tensor, "*B"], Bool[Tensor, "*B"]]:
+        """Frames of a signal whose first row ends behind ``run`` steps, and whether they are whole windows.
+
+        ``lead`` has the frame that each step of the first row begins.
+        """
+        last = pad(lead.cummax(0).values, (1, 0), value=-1)[run]
+        windows = lead[run] // self.rate.queries * self.rate.queries
+        whole = windows > last
+        return torch.where(whole, windows, last + 1), whole
+
+    def _wanted(self, book: int, hole: bool, inside: bool) -> str:
+        """What a cell should hold, for messages."""
         low = self.vocabulary.offsets[book]
-        return (
-            f"codebook {book} has ids {low} to {low + self.sizes[book] - 1} up to its end and PAD "
-            f"({self.vocabulary.special('PAD')}) behind, {got}"
-        )
+        if hole:
+            return f"codebook {book} has {self.filler} ({self.vocabulary.special(self.filler)}) where it has no code"
+        if inside:
+            return f"codebook {book} has ids {low} to {low + self.sizes[book] - 1} up to its end"
+        return f"codebook {book} has PAD ({self.vocabulary.special('PAD')}) behind its end"
 
-    def _check_extents(self, extents: Sequence[Extent], complete: list[int]) -> None:
-        if len(extents) != len(complete):
-            raise ValueError(f"{len(complete)} items of ids need {len(complete)} extents, got {len(extents)}")
-        for item, (extent, found) in enumerate(zip(extents, complete, strict=True)):
-            count = self.spec.positions(tuple(extent), self.rate)
-            if found != count:
-                raise ValueError(
-                    f"item {item} of extent {tuple(extent)} has {count} frames, the ids hold {found}; pass "
-                    f"the extents of these ids, or none where ids of audio were cut"
-                )
+    # -- cells -------------------------------------------------------------------------------------------
 
-    def _reached(self, complete: list[int]) -> list[Extent]:
-        """Extents of whole windows; what hangs over the last one was cut midway."""
-        if self.spec.modality != "audio":
-            raise ValueError(
-                f"height and width of an image do not follow from its tokens; pass from_ids(ids, extents) "
-                f"for the {len(complete)} images of {self.spec.name}"
-            )
-        (step,) = self.spec.step(self.rate)
-        return [(count // self._queries * step,) for count in complete]
+    def _starts(self, cells: Cells) -> Tensor:
+        """The frame that each code begins with; negative in holes."""
+        return cells.place * cells.place.new_tensor(self.strides)[cells.book]
+
+    def _inside(self, cells: Cells, frames: Int[Tensor, " B"]) -> Tensor:
+        """Whether a cell holds a code of a signal of that many frames."""
+        starts = self._starts(cells)
+        return (starts >= 0) & (starts < frames[:, None, None])
+
+    def _is_code(self, rows: Int[Tensor, "B R S"], cells: Cells) -> Tensor:
+        low, high = self._ranges(cells.book)
+        return (rows >= low) & (rows < high)
+
+    def _lengths(self, frames: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        return frames.new_tensor([self.length(count) for count in frames.tolist()])
+
+    def _mask(
+        self, step: int, frames: Int[Tensor, " B"], may_end: Bool[Tensor, " B"] | None = None
+    ) -> Bool[Tensor, "B R V"]:
+        """Legal ids of a step in signals of that many frames; EOA right behind them if the signal may end by itself."""
+        special = self.vocabulary.special
+        cells = self.cells(frames.new_tensor([step]), frames)
+        low, high = self._ranges(cells.book)
+        ids = torch.arange(self.vocabulary.size, device=frames.device)
+        silent = torch.where(step < self._lengths(frames), special(self.filler), special("PAD"))[:, None, None]
+        mask = torch.where(self._inside(cells, frames), (ids >= low) & (ids < high), ids == silent)
+        if may_end is not None:
+            end = may_end & (self._starts(cells)[:, 0, 0] >= frames)
+            mask[:, 0] = torch.where(end[:, None], ids == special("EOA"), mask[:, 0])
+        return mask
+
+    def _heads(self, mask: Bool[Tensor, "B R V"]) -> Bool[Tensor, "B *rows V"]:
+        """One mask for a stream, one for each row else."""
+        return mask[:, 0] if self.axes == "B S" else mask
+
+    def _shaped(self, rows: Int[Tensor, "B R S"]) -> Tensor:
+        """Rows in the shape of ``axes``."""
+        return {"B S": rows[:, 0], "B Q S": rows, "B S Q": rows.transpose(1, 2)}[self.axes]

@@ -1,24 +1,57 @@
-"""Layouts by name, for users and command lines."""
+"""Layouts by name, for users and command lines.
+
+Which one? What the language model is decides; S is the length of N frames of Q codebooks:
+
+    one head, any codec of one rate      flatten        S = N Q; exact, causal: the first choice
+    one head, codebooks of several rates hierarchical   S = all codes; exact, causal: for SNAC
+    one head, few tokens where little is said   elastic   S varies; needs an encoder that leaves queries out
+    one head, best text-like planning    grouped        S = N Q; all coarse codes first; not causal
+    Q heads, streaming                   partial_delay  S = N + 1; one step of latency, Moshi's choice
+    Q heads                              delay          S = N + Q - 1; the usual choice, MusicGen's
+    Q heads, a slower exacter step       unroll         S = 2 N; codebook 0 alone, then the rest
+    Q heads, whole signals               coarse_first   S = 2 N; all of codebook 0 first; not causal
+    Q heads, codebooks do not depend     parallel       S = N; the shortest, heads of a step do not see each other
+    a second, small model over Q         depth          S = N; exact at the price of a depth model
+
+"Causal" layouts can be decoded while they are drawn; the others only once the last codebooks come.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from sigtok.codecs.spec import CodecSpec, Rate
 
 from .base import Layout
-from .delay import Delay
+from .coarse_first import CoarseFirst
+from .delay import Delay, partial_delay
+from .depth import Depth
+from .elastic import Elastic
 from .flatten import Flatten
+from .grouped import Grouped
+from .hierarchical import Hierarchical
 from .parallel import Parallel
+from .unroll import Unroll
 
-LAYOUTS = {"parallel": Parallel, "delay": Delay, "flatten": Flatten}
+LAYOUTS: dict[str, Callable[[CodecSpec, Rate | None], Layout]] = {
+    "parallel": Parallel,
+    "delay": Delay,
+    "partial_delay": partial_delay,
+    "unroll": Unroll,
+    "coarse_first": CoarseFirst,
+    "flatten": Flatten,
+    "grouped": Grouped,
+    "hierarchical": Hierarchical,
+    "elastic": Elastic,
+    "depth": Depth,
+}
 
 
 def layout(name: str, spec: CodecSpec, rate: Rate | None = None) -> Layout:
     """The layout of that name for a codec at a rate (None for the codec's default).
 
-    "flatten" is exact with one head, "delay" the usual choice for many codebooks, "parallel" the shortest.
-
     Raises:
-        ValueError: If no layout has that name.
+        ValueError: If no layout has that name, or it does not lay out the codec's codebooks.
     """
     if name not in LAYOUTS:
         raise ValueError(f"the layouts are {', '.join(LAYOUTS)}; got {name!r}")

@@ -17,11 +17,11 @@ class Parallel(FrameLayout):
     """
 
     causal = True
-    stream = False
+    axes = "B Q S"
 
-    def cells(self, steps: Int[Tensor, " S"]) -> Cells:
+    def cells(self, steps: Int[Tensor, " S"], frames: Int[Tensor, " B"]) -> Cells:
         """Row q at step s: codebook q, frame s."""
-        book = torch.arange(self.num_codebooks, device=steps.device)[:, None].expand(-1, len(steps))
+        book = torch.arange(self.num_codebooks, device=steps.device)[None, :, None].expand(1, -1, len(steps))
         return Cells(book, steps.expand_as(book))
 
     def length(self, frames: int) -> int:

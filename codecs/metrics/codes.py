@@ -56,8 +56,9 @@ class CodeCounts:
 
     def add(self, streams: Sequence[Tensor]) -> None:
         """Count the codes of streams ``[B, N_q]``, of the first codebooks; waits for no device."""
-        offset, self.counts = 0, self.counts.to(streams[0].device)
+        offset = 0
         for stream, size in zip(streams, self.sizes, strict=False):
+            self.counts = self.counts.to(stream.device)
             entry = torch.where(stream < 0, self.counts.numel() - 1, stream + offset).flatten()
             self.counts.scatter_add_(0, entry, torch.ones_like(entry))
             offset += size

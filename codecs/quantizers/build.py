@@ -1,7 +1,7 @@
 """Quantizers from plain values: what a YAML or a released model's ``spec.json`` says becomes modules.
 
 A description is a mapping with the member's ``name`` and its arguments; parts of a composed quantizer are descriptions
-themselves, and ``copies`` of one may stand for a list of equals::
+themselves, and ``copies`` of one may stand for a list of equals, or in a list::
 
     {name: residual, stages: {copies: 8, name: ema, codebook_size: 2048, dim: 32, lifecycle: {start: kmeans}}}
 """
@@ -26,6 +26,7 @@ MEMBERS: dict[str, tuple[str, str]] = {
     "lfq": ("lfq", "LFQ"),
     "multirate": ("multirate", "MultiRate"),
     "multiscale": ("multiscale", "MultiScale"),
+    "prior": ("prior", "SemanticPrior"),
     "projected": ("projected", "Projected"),
     "residual": ("residual", "Residual"),
     "residual_fsq": ("residual_fsq", "ResidualFSQ"),
@@ -58,10 +59,15 @@ def build(description: Mapping[str, Any]) -> Quantizer:
 def _part(value: Any) -> Any:
     """An argument: parts are built, policies too, plain values stay."""
     if isinstance(value, Mapping) and "copies" in value:
-        one = {key: entry for key, entry in value.items() if key != "copies"}
-        return [build(one) for _ in range(value["copies"])]
+        return _copies(value)
     if isinstance(value, Mapping):
         return build(value) if "name" in value else Lifecycle(**value)
     if isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
-        return [build(entry) for entry in value]
+        return [part for entry in value for part in _copies(entry)]
     return value
+
+
+def _copies(description: Mapping[str, Any]) -> list[Quantizer]:
+    """As many quantizers as a description asks for, one by default."""
+    one = {key: entry for key, entry in description.items() if key != "copies"}
+    return [build(one) for _ in range(description.get("copies", 1))]

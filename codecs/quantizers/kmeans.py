@@ -1,4 +1,4 @@
-"""Lloyd's k-means: where a codebook may start."""
+"""Lloyd's k-means, and k-means++ to start it: where a codebook may start, and the centres of a semantic prior."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from .search import nearest
 
 @torch.no_grad()
 def kmeans(
-    vectors: Float[Tensor, "M D"], clusters: int, iterations: int = 10
+    vectors: Float[Tensor, "M D"], clusters: int, iterations: int = 10, start: Float[Tensor, "K D"] | None = None
 ) -> tuple[Float[Tensor, "K D"], Float[Tensor, " K"]]:
     """Centres and how many vectors each has. Equal input gives equal output, on every rank.
 
-    Starts from vectors drawn evenly; a centre that lost all vectors takes the place of one of the vectors farthest
-    from theirs. With fewer vectors than clusters, vectors repeat with a little noise, so that no two centres are equal.
+    Starts from vectors drawn evenly, or from the centres in ``start``; a centre that lost all vectors takes the place
+    of one of the vectors farthest from theirs. With fewer vectors than clusters, vectors repeat with a little noise, so
+    that no two centres are equal.
 
     Source: Lloyd, "Least squares quantization in PCM", 1982.
 
@@ -25,7 +26,7 @@ def kmeans(
     """
     if not len(vectors):
         raise ValueError("k-means needs at least one vector, got none")
-    centres = spread(vectors, clusters)
+    centres = spread(vectors, clusters) if start is None else start
     counts = vectors.new_zeros(clusters)
     for iteration in range(iterations + 1):
         codes = nearest(vectors, centres)
@@ -49,3 +50,30 @@ def spread(vectors: Float[Tensor, "M D"], count: int) -> Float[Tensor, "K D"]:
         noise = torch.randn(count - len(vectors), vectors.shape[1], generator=generator).to(vectors)
         rows[len(vectors) :] += 0.01 * vectors.std(0, correction=0) * noise
     return rows
+
+
+@torch.no_grad()
+def plus_plus(vectors: Float[Tensor, "M D"], count: int, seed: int = 0) -> Float[Tensor, "K D"]:
+    """``count`` of the vectors, each drawn with the odds of its squared distance to the nearest of those before it.
+
+    One pass over the vectors for every centre: for priors that are made once, not for codebooks that start in a run.
+
+    Source: Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", 2007.
+
+    Raises:
+        ValueError: If there are fewer vectors than that.
+    """
+    if len(vectors) < count:
+        raise ValueError(f"{count} centres start from as many vectors, got {len(vectors)}; collect more")
+    draws = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(vectors.device)
+    norms = vectors.square().sum(-1)
+    chosen = torch.empty(count, dtype=torch.int64, device=vectors.device)
+    distances = torch.full_like(norms, torch.inf)
+    odds = torch.ones_like(norms)
+    for turn in range(count):
+        bounds = odds.double().cumsum(0)
+        place = torch.searchsorted(bounds, draws[turn] * bounds[-1], right=True).clamp_max(len(vectors) - 1)
+        chosen[turn] = place
+        apart = torch.addmv(norms + norms[place], vectors, vectors[place], alpha=-2).clamp_min(0)
+        distances = odds = torch.minimum(distances, apart.index_fill(0, place, 0))
+    return vectors[chosen]

@@ -35,3 +35,16 @@ def overlap_add(frames: Float[Tensor, "B frames size"], hops: int) -> Float[Tens
     blocks = frames.unflatten(2, (hops, frames.shape[2] // hops)).unbind(2)
     shifted = (F.pad(block, (0, 0, first, hops - 1 - first)) for first, block in enumerate(blocks))
     return reduce(torch.add, shifted).flatten(1)
+
+
+def overlap_add_stream(
+    frames: Float[Tensor, "B frames size"], hops: int, tail: Float[Tensor, "B rest"]
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B rest"]]:
+    """A stream's next frames on top of what the frames before left unfinished: ``frames * hop`` samples, a new tail.
+
+    The tail lasts ``hops - 1`` hops; the first is zeros.
+    """
+    total, rest = overlap_add(frames, hops), tail.shape[1]
+    total = torch.cat((total[:, :rest] + tail, total[:, rest:]), dim=1)
+    done = total.shape[1] - rest
+    return total[:, :done], total[:, done:]

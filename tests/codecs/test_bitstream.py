@@ -42,6 +42,15 @@ SPECS = {
         codebook_sizes=(2, 2**18),
         latent_dim=2,
     ),
+    "features": CodecSpec(
+        name="features",
+        modality="features",
+        channels=1024,
+        sample_rate=50,
+        hop=(2,),
+        codebook_sizes=(8192,),
+        latent_dim=2,
+    ),
 }
 CASES = {
     "speech": ("speech", (90,), Rate(window=(2,)), None),
@@ -51,6 +60,8 @@ CASES = {
     "speech_chunks": ("speech", (90,), Rate(window=(2,)), 8),
     "speech_no_chunks": ("speech", (0,), Rate(), 20),
     "picture_chunks": ("picture", (17, 8), Rate(), 4),
+    "features": ("features", (31,), Rate(), None),
+    "features_chunks": ("features", (31,), Rate(), 5),
 }
 
 

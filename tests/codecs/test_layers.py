@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sigtok.codecs.audio.fronts import FLOOR, SpectrumBack, SpectrumFront
-from sigtok.codecs.layers.conv1d import CausalBlock, CausalConv1d, PaddedConv1d
+from sigtok.codecs.layers import transformer as transformer_module
+from sigtok.codecs.layers.conv1d import CausalBlock, CausalConv1d
 from sigtok.codecs.layers.rope import rotary_table, rotate
 from sigtok.codecs.layers.transformer import Block, WindowTransformer
 
@@ -63,17 +64,17 @@ def test_heads_of_odd_pairs_are_refused():
 # -- windows -----------------------------------------------------------------------------------------------
 
 
-def reference_attention(attention, windows, positions, window, base):
-    """Window by window, head by head, over a list of keys; zeros stand before the beginning."""
+def reference_attention(attention, windows, positions, window, base, before, after):
+    """Window by window, head by head, over a list of keys; zeros stand before the beginning and behind the end."""
     count, dim = windows.shape[1], windows.shape[3]
     query, key, value = attention.project(windows).chunk(3, dim=-1)
     width, rows = dim // attention.heads, []
     for index in range(count):
         places, keys, values = [], [], []
-        for other in range(index - attention.context, index + 1):
+        for other in range(index - before, index + after + 1):
             places.append(positions + other * window)
-            keys.append(key[:, other] if other >= 0 else torch.zeros_like(key[:, 0]))
-            values.append(value[:, other] if other >= 0 else torch.zeros_like(key[:, 0]))
+            keys.append(key[:, other] if 0 <= other < count else torch.zeros_like(key[:, 0]))
+            values.append(value[:, other] if 0 <= other < count else torch.zeros_like(key[:, 0]))
         keys, values, places = torch.cat(keys, dim=1), torch.cat(values, dim=1), torch.cat(places)
         heads = []
         for head in range(attention.heads):
@@ -86,19 +87,48 @@ def reference_attention(attention, windows, positions, window, base):
 
 
 def reference(transformer, windows, positions, window):
+    before = -(-transformer.context // window)
+    after = before if transformer.attention == "local" else 0
     for block in transformer.blocks:
-        heard = block.attention_norm(windows)
-        windows = windows + reference_attention(block.attention, heard, positions, window, transformer.base)
+        heard, base = block.attention_norm(windows), transformer.base
+        attended = reference_attention(block.attention, heard, positions, window, base, before, after)
+        windows = windows + attended
         windows = windows + block.down(block.up(block.norm(windows)).relu() ** 2)
     return transformer.norm(windows)
 
 
-@pytest.mark.parametrize("context", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("attention", ["window_causal", "local"])
+@pytest.mark.parametrize("context", [0, 1, 2, 3, 5, 10])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
-def test_window_attention_is_the_slow_one(context, count):
-    transformer = WindowTransformer(dim=8, depth=2, heads=2, context=context, expansion=2).double()
+def test_window_attention_is_the_slow_one(context, count, attention):
+    transformer = WindowTransformer(8, depth=2, heads=2, context=context, expansion=2, attention=attention).double()
     windows, positions = random(2, count, 3, 8), torch.tensor([[0.0], [1.0], [1.5]])
     close(transformer(windows, positions, 2)[0], reference(transformer, windows, positions.double(), 2))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_full_attention_is_one_window_of_the_whole_signal(count):
+    full = WindowTransformer(8, depth=2, heads=2, attention="full").double()
+    alone = WindowTransformer(8, depth=2, heads=2).double()
+    alone.load_state_dict(full.state_dict())
+    windows, positions = random(2, count, 3, 8), torch.tensor([[0.0], [1.0], [1.5]])
+    places = torch.cat([positions + 2 * index for index in range(count)])
+    whole, _ = alone(windows.flatten(1, 2)[:, None], places, 2)
+    close(full(windows, positions, 2)[0], whole.unflatten(2, (count, 3))[:, 0])
+
+
+def test_local_attention_in_pieces_is_that_of_the_whole(monkeypatch):
+    transformer = WindowTransformer(8, depth=2, heads=2, context=4, attention="local").double()
+    windows, positions = random(1, 23, 2, 8), torch.arange(2.0)[:, None]
+    whole, _ = transformer(windows, positions, 2)
+    monkeypatch.setattr(transformer_module, "PIECE", 3)
+    with torch.no_grad():
+        close(transformer(windows, positions, 2)[0], whole)
+
+
+def test_full_attention_has_no_context():
+    with pytest.raises(ValueError, match="full attention has no context, got 3"):
+        WindowTransformer(8, 1, 2, context=3, attention="full")
 
 
 def test_tiles_of_two_axes_attend_as_the_slow_form_does():
@@ -109,7 +139,7 @@ def test_tiles_of_two_axes_attend_as_the_slow_form_does():
 
 @pytest.mark.parametrize("context", [0, 1, 2])
 def test_a_window_sees_itself_and_the_context_before(context):
-    transformer = WindowTransformer(dim=8, depth=1, heads=2, context=context).double()
+    transformer = WindowTransformer(dim=8, depth=1, heads=2, context=2 * context).double()
     windows = random(1, 6, 2, 8).requires_grad_()
     seen, _ = transformer(windows, torch.arange(2.0)[:, None], 2)
     for index in range(6):
@@ -127,7 +157,7 @@ def test_windows_that_stand_alone_are_the_same_wherever_they_stand():
 
 def test_an_hour_is_as_exact_as_a_second():
     """A window far into a stream is what it would be at the beginning, after the same past."""
-    transformer = WindowTransformer(dim=8, depth=1, heads=2, context=2).double()
+    transformer = WindowTransformer(dim=8, depth=1, heads=2, context=4).double()
     windows, positions = random(1, 3, 2, 8), torch.arange(2.0)[:, None]
     far, _ = transformer(torch.cat((random(1, 1000, 2, 8), windows), dim=1), positions, 2)
     close(far[:, -1:], transformer(windows, positions, 2)[0][:, -1:])
@@ -135,7 +165,7 @@ def test_an_hour_is_as_exact_as_a_second():
 
 def test_residual_branches_start_small():
     for depth in (1, 8):
-        block = Block(dim=256, heads=4, context=0, expansion=4, depth=depth)
+        block = Block(dim=256, heads=4, expansion=4, depth=depth)
         for layer in (block.attention.out, block.down):
             assert float(layer.weight.detach().std()) == pytest.approx(
                 0.5 / math.sqrt(2 * depth * layer.in_features), rel=0.05
@@ -172,19 +202,6 @@ def test_a_causal_convolution_is_the_sum_over_its_past(kernel, stride, dilation,
 def test_a_kernel_shorter_than_its_stride_is_refused():
     with pytest.raises(ValueError, match="kernel=2, stride=3"):
         CausalConv1d(1, 1, 2, 3)
-
-
-@pytest.mark.parametrize("kernel, stride, dilation", [(1, 1, 1), (3, 1, 1), (7, 1, 2), (3, 2, 1), (4, 3, 1), (1, 4, 1)])
-def test_a_padded_convolution_has_a_place_for_every_stride(kernel, stride, dilation):
-    layer = PaddedConv1d(1, 2, kernel, stride, dilation)
-    for length in range(1, 20):
-        assert layer(torch.randn(1, 1, length)).shape == (1, 2, -(-length // stride))
-
-
-def test_a_padded_convolution_sees_both_sides_evenly():
-    layer = PaddedConv1d(1, 1, 5).double()
-    output = layer(F.pad(random(1, 1, 1), (6, 6))) - layer.conv.bias[:, None]
-    assert (output != 0)[0, 0].nonzero()[:, 0].tolist() == [4, 5, 6, 7, 8]
 
 
 def test_a_block_is_a_depthwise_convolution_and_two_maps():

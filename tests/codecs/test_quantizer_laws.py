@@ -48,9 +48,14 @@ QUANTIZERS = {
     "simvq": table("simvq"),
     "vqgan_lc": table("simvq", point_dim=7),
     "fixed": table("fixed"),
+    "prior": {"name": "prior", "sizes": [9, 7], "widths": [6, 3], "dim": 4},
     "projected": {"name": "projected", "dim": 4, "inner": table("vq", dim=2, metric="cosine")},
     "residual_vq": {"name": "residual", "stages": [table("vq", 8), table("vq", 16), table("vq", 5)]},
     "residual_ema": {"name": "residual", "stages": copies(3, table("ema")), "sample_dropout": 0.5},
+    "residual_prior": {
+        "name": "residual",
+        "stages": [{"name": "prior", "sizes": [16], "widths": [6], "dim": 4}, table("ema")],
+    },
     "residual_ibq": {"name": "residual", "stages": copies(2, table("ibq")), "estimator": "stages"},
     "residual_simvq": {"name": "residual", "stages": copies(2, table("simvq")), "estimator": "rotation"},
     "split": {
@@ -87,10 +92,32 @@ EUCLIDEAN = (
     "simvq",
     "vqgan_lc",
     "fixed",
+    "prior",
 )
 SPHERICAL = ("vq_cosine", "vq_sphere", "ema_sphere", "ibq_cosine")
-IDENTITY = ("vq", "ema", "simvq", "fixed", "residual_vq", "residual_ema", "grouped", "additive", "multirate", "lfq")
-STAGED = ("residual_vq", "residual_ema", "residual_ibq", "residual_simvq", "residual_fsq", "split", "multirate")
+IDENTITY = (
+    "vq",
+    "ema",
+    "simvq",
+    "fixed",
+    "prior",
+    "residual_vq",
+    "residual_ema",
+    "grouped",
+    "additive",
+    "multirate",
+    "lfq",
+)
+STAGED = (
+    "residual_vq",
+    "residual_ema",
+    "residual_prior",
+    "residual_ibq",
+    "residual_simvq",
+    "residual_fsq",
+    "split",
+    "multirate",
+)
 LEARNED = [name for name in QUANTIZERS if not name.startswith(("fsq", "residual_fsq", "scalar", "turboquant"))]
 
 

@@ -2,13 +2,14 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from sigtok.codecs.audio.models import query_speech
 from sigtok.codecs.image.models import query_image
 from sigtok.codecs.layers.transformer import WindowTransformer
-from sigtok.codecs.queries import QueryDecoder, QueryEncoder, query_positions, window_positions
+from sigtok.codecs.queries import QueryDecoder, QueryEncoder, query_positions, resampling, window_positions
 from sigtok.codecs.spec import Rate
 
 DIM = 8
@@ -97,11 +98,11 @@ def band(count, context):
 def test_windows_and_queries_see_their_own_window_and_the_context_before(window, context, queries):
     slots = len(window_positions(window))
     positions = torch.randn(1, 4, slots, DIM, requires_grad=True)
-    read, _ = encoder((window,), 2, context)(positions, window, queries)
+    read, _ = encoder((window,), 2, context * window[0])(positions, window, queries)
     assert read.shape == (1, 4, queries, DIM)
     assert torch.equal(reach(read, positions), band(4, context))
     said = torch.randn(1, 4, queries, DIM, requires_grad=True)
-    written, _ = decoder((window,), 2, context)(said, window)
+    written, _ = decoder((window,), 2, context * window[0])(said, window)
     assert written.shape == (1, 4, slots, DIM)
     assert torch.equal(reach(written, said), band(4, context))
 
@@ -126,6 +127,43 @@ def test_queries_and_masks_tell_their_places_apart():
     written, _ = decoder(((4,),), 4)(torch.randn(1, 1, 4, DIM), (4,))
     for slots in (read[0, 0], written[0, 0]):
         assert torch.pdist(slots).min() > 1e-4
+
+
+# -- the linear path ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 6, 10])
+@pytest.mark.parametrize("taps", [1, 2, 4, 7])
+def test_positions_lie_between_taps_as_linear_interpolation_says(window, taps):
+    places, points = (np.arange(window) + 0.5) / window, (np.arange(taps) + 0.5) / taps
+    for tap in range(taps):
+        expected = np.interp(places, points, np.eye(taps)[tap])
+        np.testing.assert_allclose(resampling(window, taps)[:, tap], expected, atol=1e-6)
+
+
+def test_a_window_of_a_steady_signal_is_read_alike_at_every_length():
+    windows = ((2,), (3,), (5,), (10,))
+    part = QueryEncoder(WindowTransformer(DIM, 0, 2), windows, 1, taps=3)
+    torch.nn.init.zeros_(part.query)
+    steady = torch.randn(DIM)
+    reads = [part(steady.expand(1, 1, size, DIM), (size,), 1)[0] for (size,) in windows[1:]]
+    for read in reads:  # of two positions, three points are not all seen
+        torch.testing.assert_close(read, reads[0])
+
+
+def test_the_linear_path_tells_positions_apart_without_a_transformer():
+    part = QueryDecoder(WindowTransformer(DIM, 0, 2), ((6,),), 1, taps=4)
+    written, _ = part(torch.randn(1, 1, 1, DIM), (6,))
+    assert torch.pdist(written[0, 0]).min() > 1e-3
+    bare = QueryDecoder(WindowTransformer(DIM, 0, 2), ((6,),), 1)(torch.randn(1, 1, 1, DIM), (6,))[0]
+    assert torch.pdist(bare[0, 0]).max() < 1e-3
+
+
+@pytest.mark.parametrize("windows, queries", [(((4,),), 2), (((2, 2),), 1)])
+def test_a_linear_path_is_for_one_query_in_time(windows, queries):
+    for part in (QueryEncoder, QueryDecoder):
+        with pytest.raises(ValueError, match=f"one query in time, got taps=3, queries={queries}"):
+            part(WindowTransformer(DIM, 1, 2), windows, queries, taps=3)
 
 
 def test_swapped_queries_do_not_say_the_same():

@@ -221,3 +221,11 @@ def test_the_digest_is_of_all_that_gives_codes_their_meaning_and_not_of_the_name
     ]
     digests = {replace(AUDIO, **change).digest() for change in changes}
     assert len(digests | {AUDIO.digest(), IMAGE.digest()}) == len(changes) + 2
+
+
+def test_windows_differ_and_are_counts_per_axis():
+    values = dict(name="x", modality="audio", channels=1, sample_rate=8, hop=(4,), codebook_sizes=(4,), latent_dim=2)
+    with pytest.raises(ValueError, match="windows differ"):
+        CodecSpec(**values, windows=((2,), (2,)))
+    with pytest.raises(ValueError, match=r"one count per axis, such as \(2,\), got 3"):
+        CodecSpec(**values, windows=((2,), (3,))).resolve(Rate(window=3))

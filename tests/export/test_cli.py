@@ -24,10 +24,12 @@ from sigtok.codecs.bitstream import read_header
 from sigtok.codecs.image.models import query_image
 from sigtok.codecs.media import read_audio, read_image, write_audio, write_image
 from sigtok.codecs.pretrained import load, save
-from sigtok.codecs.spec import Rate
+from sigtok.codecs.spec import CodecSpec, Rate
+from sigtok.codecs.streaming import start_decoding, start_encoding, state_bytes
 from sigtok.export import cli, transcode
 from sigtok.export.cli import main
 from sigtok.export.exits import MEANINGS, Failure, explain, one_line
+from sigtok.export.information import operating_points
 
 SPEECH = {
     "name": "tiny_speech", "sample_rate": 8000, "frame_hop": 40, "frame_size": 120, "dim": 16, "heads": 2,
@@ -218,6 +220,29 @@ def test_tokens_are_the_codes_of_the_codec(here, models, run):
     assert run("tokens", "a.sgt", "-m", models["speech"], "--codebooks", 3)[0] == 65  # the file has two
 
 
+def test_a_window_is_chosen_per_run(here, tmp_path, run):
+    model = release(tmp_path / "windows", query_speech, SPEECH | {"windows": [2, 3, 5]})
+    write_audio("a.wav", tone(3000), RATE)
+    for window in (2, 3, 5):
+        assert run("encode", "a.wav", "-m", model, "-o", "a.sgt", "--window", window) == (0, b"", [])
+        assert read_header(Path("a.sgt").read_bytes()).rate.window == (window,)
+        assert run("decode", "a.sgt", "-m", model, "-o", "b.wav")[0] == 0
+        assert read_audio("b.wav")[0].shape == (1, 3000)
+        record = json.loads(run("tokens", "a.wav", "-m", model, "--window", window)[1])
+        assert record["window"] == [window] and len(record["codes"][0]) == -(-3000 // (HOP * window))
+    code, _, [line] = run("encode", "a.wav", "-m", model, "-o", "a.sgt", "--window", 4)
+    assert code == 2 and "windows ((2,), (3,), (5,)), got (4,)" in line
+
+
+def test_operating_points_vary_one_thing_at_a_time():
+    spec = CodecSpec(
+        name="x", modality="audio", channels=1, sample_rate=100, hop=(4,), latent_dim=2, codebook_sizes=(8, 8),
+        windows=((6,), (3,)), queries=4,
+    )  # fmt: skip
+    points = [(rate.window, rate.codebooks, rate.queries) for rate in operating_points(spec)]
+    assert points == [((6,), 1, 4), ((6,), 2, 1), ((6,), 2, 2), ((6,), 2, 4), ((3,), 2, 4)]
+
+
 def test_info_tells_of_models_and_files(here, bundle, models, run):
     write_audio("a.wav", tone(RATE), RATE)
     run("encode", "a.wav", "-m", "speech", "-o", "a.sgt")
@@ -226,6 +251,13 @@ def test_info_tells_of_models_and_files(here, bundle, models, run):
     assert [rate["codebooks"] for rate in about["rates"]] == [1, 2, 3]
     spec = load("speech").spec
     assert about["rates"][0]["nominal_bits_per_second"] == spec.nominal_bits_per_second(Rate(codebooks=1))
+    chunk, late = spec.step()[0], load("speech").decoder.back.delay
+    streaming = about["streaming"]
+    assert streaming["chunk_samples"] == chunk and streaming["encoder_latency_ms"] == 1000 * chunk / RATE
+    assert streaming["decoder_latency_ms"] == 1000 * late / RATE
+    assert streaming["encoder_state_bytes"] == state_bytes(start_encoding(load("speech")))
+    assert streaming["decoder_state_bytes"] == state_bytes(start_decoding(load("speech")))
+    assert json.loads(run("info", "image", "--json")[1])["streaming"] == "not streamable"
     file = json.loads(run("info", "a.sgt", "--json")[1])
     assert file["model"] == "speech" and file["checked"] is True and file["seconds"] == 1
     assert file["bits_per_second"] == 8 * Path("a.sgt").stat().st_size == 8 * file["bytes"]
@@ -259,6 +291,7 @@ def test_evaluate_takes_the_rows_of_a_manifest(here, models, run):
     assert run(*line, "--where", "split=val")[0] == 0
     files = [row["file"] for row in json.loads(Path("r.json").read_text())["rates"][0]["rows"]]
     assert files == ["set/a.wav", "set/c.wav"]
+    assert run(*line, "--where", "split=test", "--where", "split=val")[0] == 0  # either
     assert run(*line, "--where", "speaker=x")[0] == 2
     assert run(*line, "--where", "split=test")[0] == 65
 
@@ -488,6 +521,9 @@ USAGE = {
     "conditions of no manifest": ["evaluate", "SPEECH", "a.wav", "--where", "split=val"],
     "several into a file": ["encode", "a.wav", "link.sgt", "-m", "SPEECH", "-o", "b.sgt"],
     "queries of a file": ["tokens", "a.sgt", "-m", "SPEECH", "--queries", "1"],
+    "windows of a file": ["tokens", "a.sgt", "-m", "SPEECH", "--window", "2"],
+    "one file for two": ["evaluate", "SPEECH", "a.wav", "--json", "x.svg", "--picture", "x.svg"],
+    "a picture nowhere": ["evaluate", "SPEECH", "a.wav", "--picture", "nowhere/x.svg"],
     "condition": ["evaluate", "SPEECH", "a.wav", "--where", "split"],
     "file as model": ["info", "a.wav"],
     "report over input": ["evaluate", "SPEECH", "a.wav", "--json", "a.wav"],

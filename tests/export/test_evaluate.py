@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ from sigtok.codecs.image.models import query_image
 from sigtok.codecs.media import read_audio, write_audio, write_image
 from sigtok.codecs.metrics.audio import mel_distance, si_sdr, stoi
 from sigtok.codecs.metrics.image import psnr
+from sigtok.codecs.pretrained import save
 from sigtok.codecs.spec import Rate
+from sigtok.export.cli import main
 from sigtok.export.evaluate import Evaluation, distances, evaluate, round_trip
-from sigtok.export.report import number, report, table
+from sigtok.export.report import number, picture, report, table, verdict, worst_rise
 
 RATE = 8000
 
@@ -90,7 +94,7 @@ def test_pictures_are_measured_in_pixels(here, image):
     assert row["pixels"] == 36_000 and row["bits_per_pixel"] == 8 * row["bytes"] / 36_000
     assert {"psnr", "ssim", "ms_ssim"} <= set(row) and "not_computed" not in row
     assert evaluation.summary()["bits_per_pixel"] == row["bits_per_pixel"]
-    assert "MP/s" in table("image", [evaluation])
+    assert "MP/s" in table("image", [evaluation.summary()])
 
 
 def test_a_summary_weighs_rates_by_duration_and_metrics_by_file(here, speech):
@@ -184,3 +188,136 @@ def test_silence_has_no_distortion_to_relate_to():
     values, reasons = distances(signal, signal, "audio", 24_000)
     assert values["mel_distance"] == 0 and values["si_sdr"] is values["stoi"] is values["estoi"] is None
     assert set(reasons.values()) == {"the file is silent"}
+
+
+# -- sweeps over windows, codebooks and queries --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """A model of three windows."""
+    torch.manual_seed(0)
+    arguments = {
+        "sample_rate": RATE, "frame_hop": 40, "frame_size": 120, "dim": 16, "heads": 2, "encoder_depth": 1,
+        "decoder_depth": 1, "decoder_blocks": 1, "codebooks": 3, "codebook_size": 64, "latent_dim": 8,
+        "context": 0.3, "windows": (2, 3, 4),
+    }  # fmt: skip
+    codec, folder = query_speech(**arguments).eval(), tmp_path_factory.mktemp("models") / "several"
+    save(codec, folder, builder="query_speech", arguments=arguments, licence="CC0-1.0", training_data="none",
+         measured={}, card="# Tiny")  # fmt: skip
+    return codec, str(folder)
+
+
+def summarised(codebooks, mel, window=(2,), queries=1, bits=None):
+    return {
+        "codebooks": codebooks, "queries": queries, "window": list(window),
+        "bits_per_second": bits or 100.0 * codebooks, "mel_distance": {"mean": mel}, "stoi": {"mean": None},
+    }  # fmt: skip
+
+
+def test_a_sweep_measures_every_window_at_every_number_of_codebooks(here, several, capsys):
+    codec, folder = several
+    write_audio("a.wav", voice(RATE), RATE)
+    line = ["evaluate", folder, "a.wav", "--windows", "2,4", "--codebooks", "1,2,3"]
+    assert main([*line, "--json", "r.json", "--picture", "r.svg"]) == 0
+    record, signal = json.loads(Path("r.json").read_text()), torch.from_numpy(read_audio("a.wav")[0])[None]
+    points = [(rate["window"], rate["codebooks"]) for rate in record["rates"]]
+    assert points == [([window], codebooks) for window in (2, 4) for codebooks in (1, 2, 3)]
+    for rate in record["rates"]:
+        data = compress(codec, signal, Rate(codebooks=rate["codebooks"], window=tuple(rate["window"])))
+        assert rate["bits_per_second"] == 8 * len(data)
+    out = capsys.readouterr().out.splitlines()
+    assert out[:-1] == table("audio", record["rates"]).splitlines()
+    assert out[-1] == verdict(record["mel_distance_rise"])
+    assert Path("r.svg").read_text() == picture("query_speech", "audio", record["rates"])
+
+
+def test_a_table_is_markdown_that_a_terminal_shows_in_columns():
+    rates = [{**summarised(1, 2.5), **dict.fromkeys(("files", "tokens", "bytes"), 7), "si_sdr": {"mean": -3.25},
+              "estoi": {"mean": None}, "encode_x_real_time": 12345.6, "decode_x_real_time": 3.0}]  # fmt: skip
+    lines = table("audio", rates).splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 3
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[0][:3] == ["window", "codebooks", "queries"] and all(re.fullmatch("-+:", cell) for cell in rows[1])
+    assert rows[2] == ["2", "1", "1", "7", "7", "7", "100", "2.5", "-3.25", "-", "-", "12346", "3"]
+
+
+def test_the_worst_rise_is_between_neighbours_of_one_window():
+    rates = [
+        summarised(3, 1.9), summarised(1, 2.0), summarised(2, 1.8), summarised(4, None),
+        summarised(1, 9.0, window=(3,)), summarised(2, 1.0, window=(3,)),
+        summarised(3, 8.0, queries=2),
+    ]  # fmt: skip
+    rise = worst_rise(rates)
+    assert rise.pop("rise") == pytest.approx(1.9 / 1.8 - 1)
+    assert rise == {"window": [2], "queries": 1, "from": 2, "to": 3}
+    falling = worst_rise([summarised(1, 2.0), summarised(2, 1.0), summarised(3, 0.9)])
+    assert falling["rise"] == pytest.approx(-0.1) and (falling["from"], falling["to"]) == (2, 3)
+    assert worst_rise([summarised(1, 2.0), summarised(1, 3.0, window=(3,))]) is None
+
+
+@pytest.mark.parametrize(
+    ("after", "answer"), [(1.0, "yes (worst -50.0 %"), (2.019, "yes (worst +1"), (2.1, "no (worst +5.0 %")]
+)
+def test_the_verdict_is_one_line(after, answer):
+    text = verdict(worst_rise([summarised(1, 2.0), summarised(2, after)]))
+    assert text.startswith(f"mel distance never rises by more than 1 % from one codebook to the next: {answer}")
+    assert text.endswith(", 1 to 2 codebooks, window 2)")
+
+
+def drawn(text):
+    """Panels' names of curves, and the titles of points."""
+    root = ElementTree.fromstring(text)
+    texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    titles = [node.text for node in root.iter("{http://www.w3.org/2000/svg}title")][1:]
+    return [name for name in texts if name.startswith("window")], titles, texts
+
+
+def test_a_picture_has_a_curve_per_window_and_units():
+    rates = [summarised(count, 3.0 - count, (window,), bits=600.5 * count / window) for window in (2, 3)
+             for count in (2, 1)]  # fmt: skip
+    names, titles, texts = drawn(picture("a model", "audio", rates))
+    assert names == ["window 2", "window 3"] and "rate of real bytes, bit/s" in texts
+    assert titles[:2] == ["1 codebooks, 1 queries: 300.2 bit/s, mel_distance 2",
+                          "2 codebooks, 1 queries: 600.5 bit/s, mel_distance 1"]  # fmt: skip
+    assert len(titles) == 4  # STOI has no figure
+
+
+def test_pictures_of_images_are_over_queries():
+    rates = [{"codebooks": 1, "queries": queries, "window": [8, 8], "bits_per_pixel": queries / 100,
+              "psnr": {"mean": 20.0 + queries}, "ms_ssim": {"mean": 0.5}} for queries in (1, 2, 4)]  # fmt: skip
+    names, titles, texts = drawn(picture("a model", "image", rates))
+    assert names == ["window 8x8"] and len(titles) == 6 and "PSNR, dB (higher is better)" in texts
+    by_queries = picture(
+        "a", "audio", [summarised(count, 2.0, queries=queries) for count in (1, 2) for queries in (1, 2)]
+    )
+    assert drawn(by_queries)[0] == ["window 2, 1 queries", "window 2, 2 queries"]
+
+
+@pytest.mark.parametrize(
+    ("options", "mark"),
+    [
+        (["--windows", "5"], "windows"),
+        (["--windows", "0"], "a count is 1 or more"),
+        (["--picture", "r.png"], ".svg"),
+        (["--exclude", "a=b"], "--exclude"),
+    ],
+)
+def test_a_wrong_sweep_costs_one_line(here, several, options, mark, capsys):
+    write_audio("a.wav", voice(RATE), RATE)
+    try:
+        code = main(["evaluate", several[1], "a.wav", *options])
+    except SystemExit as end:
+        code = end.code
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2 and len(lines) == 1 and mark in lines[0]
+
+
+def test_excluded_rows_are_not_measured(here, several):
+    for name in "abc":
+        write_audio(f"{name}.wav", voice(2000), RATE)
+    Path("m.csv").write_text("file,speaker\na.wav,ann\nb.wav,bob\nc.wav,crowd")
+    line = ["evaluate", several[1], "m.csv", "--json", "r.json", "--exclude", "speaker=crowd"]
+    assert main([*line, "--exclude", "speaker=ann"]) == 0
+    assert [row["file"] for row in json.loads(Path("r.json").read_text())["rates"][0]["rows"]] == ["b.wav"]
+    assert main([*line, "--exclude", "age=3"]) == 2

@@ -17,6 +17,7 @@ QUANTIZERS = {
     "vq_cosine": table("vq", metric="cosine"),
     "ibq_dot": table("ibq", codes=33, scores="dot"),
     "simvq": table("simvq"),
+    "prior": {"name": "prior", "sizes": [40, 24], "widths": [12, 5], "dim": 8},
     "residual_projected": {
         "name": "residual",
         "stages": {"copies": 3, "name": "projected", "dim": 8, "inner": table("ema", dim=4, metric="sphere")},

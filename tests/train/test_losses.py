@@ -7,6 +7,7 @@ import torch
 
 from sigtok.codecs.metrics.audio import mel_distance, si_sdr
 from sigtok.codecs.metrics.image import multiscale_similarity
+from sigtok.train.losses.features import StandardisedMSE
 from sigtok.train.losses.image import MSSSIM
 from sigtok.train.losses.spectral import MultiResolutionSTFT, MultiScaleMel
 from sigtok.train.losses.waveform import L1, MSE, SISDR
@@ -14,6 +15,7 @@ from sigtok.train.losses.waveform import L1, MSE, SISDR
 LOSSES = {
     "l1": (L1, (2, 1, 4000)),
     "mse": (MSE, (2, 1, 4000)),
+    "standardised_mse": (StandardisedMSE, (2, 7, 400)),
     "l1_image": (L1, (2, 3, 16, 16)),
     "si_sdr": (SISDR, (2, 1, 4000)),
     "mel": (lambda: MultiScaleMel(16_000), (2, 1, 4000)),

@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 
 def test_signals_shorter_than_a_window_are_refused():
-    with pytest.raises(ValueError, match=r"\(160,\) samples or pixels, got training signals of \(159,\)"):
+    with pytest.raises(ValueError, match=r"\(160,\) samples, pixels or frames, got training signals of \(159,\)"):
         whole_windows(torch.zeros(1, 1, 159), (160,))
     assert whole_windows(torch.zeros(1, 3, 35, 50), (16, 16)).shape == (1, 3, 32, 48)
 
@@ -308,3 +308,9 @@ def test_a_release_of_another_codec_is_one_line_and_code_2(config, tmp_path, cap
     with pytest.raises(SystemExit) as stop:
         releasing.main(["--config", str(config), "--checkpoint", str(tmp_path / "other.ckpt"), "--out", "x"])
     assert stop.value.code == 2 and "holds another codec" in capsys.readouterr().err
+
+
+def test_a_release_names_no_file_that_its_training_read():
+    prior = {"name": "prior", "sizes": [8], "widths": [3], "dim": 4}
+    arguments = {"quantizer": {"name": "residual", "stages": [prior | {"artefacts": ["/home/me/a.safetensors"]}]}}
+    assert releasing.without_artefacts(arguments) == {"quantizer": {"name": "residual", "stages": [prior]}}

@@ -1,0 +1,1 @@
+"""What training asks of a codec beside its reconstruction: base.py is the contract, each idea a file."""
