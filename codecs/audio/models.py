@@ -9,9 +9,8 @@ from sigtok.codecs.anchored import AnchoredQueryDecoder, AnchoredQueryEncoder
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.layers.standardise import Standardise
 from sigtok.codecs.layers.transformer import Attention, WindowTransformer
+from sigtok.codecs.quantizers.base import Quantizer
 from sigtok.codecs.quantizers.build import build
-from sigtok.codecs.quantizers.ema import EMAVQ
-from sigtok.codecs.quantizers.residual import Residual
 from sigtok.codecs.queries import QueryDecoder, QueryEncoder
 from sigtok.codecs.spec import CodecSpec
 
@@ -20,6 +19,40 @@ from .frames import FrameDecoder, FrameEncoder
 from .fronts import SpectrumBack, SpectrumFront
 from .query import AudioQueryDecoder, AudioQueryEncoder
 from .semantic import SemanticDecoder, SemanticEncoder
+
+
+def residual(codebooks: int, codebook_size: int, dim: int) -> dict[str, Any]:
+    """The description of a residual VQ of codes that are moving averages."""
+    stages = {"copies": codebooks, "name": "ema", "codebook_size": codebook_size, "dim": dim}
+    return {"name": "residual", "stages": stages}
+
+
+def mono(
+    name: str,
+    sample_rate: int,
+    hop: int,
+    windows: Sequence[int],
+    codes: Quantizer,
+    latent_dim: int,
+    queries: int = 1,
+    causal: bool = True,
+    lookahead: int = 0,
+) -> CodecSpec:
+    """The spec of a codec of one channel of sound."""
+    return CodecSpec(
+        name=name,
+        modality="audio",
+        channels=1,
+        sample_rate=sample_rate,
+        hop=(hop,),
+        windows=tuple((window,) for window in windows),
+        queries=queries,
+        codebook_sizes=codes.codebook_sizes,
+        strides=codes.strides,
+        latent_dim=latent_dim,
+        causal=causal,
+        lookahead=lookahead,
+    )
 
 
 def query_speech(
@@ -65,22 +98,10 @@ def query_speech(
     """
     hop = frame_hop * stack
     shapes = tuple((window,) for window in windows)
-    residual = [EMAVQ(codebook_size, latent_dim) for _ in range(codebooks)]
-    codes = Residual(residual) if quantizer is None else build(quantizer)
+    codes = build(quantizer or residual(codebooks, codebook_size, latent_dim))
     past = max(1, round(context * sample_rate / (hop * windows[0]))) * windows[0]  # positions
     return Codec(
-        spec=CodecSpec(
-            name=name,
-            modality="audio",
-            channels=1,
-            sample_rate=sample_rate,
-            hop=(hop,),
-            windows=shapes,
-            codebook_sizes=codes.codebook_sizes,
-            strides=codes.strides,
-            latent_dim=latent_dim,
-            causal=True,
-        ),
+        spec=mono(name, sample_rate, hop, windows, codes, latent_dim),
         encoder=AudioQueryEncoder(
             front=SpectrumFront(frame_size, frame_hop, stack, dim),
             queries=QueryEncoder(WindowTransformer(dim, encoder_depth, heads, past), shapes, queries=1),
@@ -140,25 +161,23 @@ def almtokenizer(
         quantizer: Description of another quantizer of that width (`quantizers.build`), in place of the residual VQ.
     """
     shapes = tuple((window,) for window in windows)
-    codes = build(quantizer) if quantizer else Residual([EMAVQ(codebook_size, latent_dim) for _ in range(codebooks)])
+    codes = build(quantizer or residual(codebooks, codebook_size, latent_dim))
     reach = 0 if attention == "full" else max(1, round(context * sample_rate / hop))
+    farthest = max(-(-reach // window) * window for window in windows)  # attention sees whole windows
     into, back = front_and_back(front, hop, dim, front_options)
     reading, writing = (
         WindowTransformer(dim, depth, heads, reach, attention=attention) for depth in (encoder_depth, decoder_depth)
     )
     return Codec(
-        spec=CodecSpec(
-            name=name,
-            modality="audio",
-            channels=1,
-            sample_rate=sample_rate,
-            hop=(hop,),
-            windows=shapes,
-            codebook_sizes=codes.codebook_sizes,
-            strides=codes.strides,
-            latent_dim=latent_dim,
+        spec=mono(
+            name,
+            sample_rate,
+            hop,
+            windows,
+            codes,
+            latent_dim,
             causal=attention == "window_causal",
-            lookahead=encoder_depth * reach * hop if attention == "local" else 0,
+            lookahead=encoder_depth * farthest * hop if attention == "local" else 0,
         ),
         encoder=AudioQueryEncoder(into, QueryEncoder(reading, shapes, 1, taps), latent_dim, hop),
         quantizer=codes,
@@ -203,23 +222,12 @@ def frame_speech(
         latent_dim: Width of the latents.
         quantizer: Description of another quantizer of that width (`quantizers.build`), in place of the residual VQ.
     """
-    codes = build(quantizer) if quantizer else Residual([EMAVQ(codebook_size, latent_dim) for _ in range(codebooks)])
+    codes = build(quantizer or residual(codebooks, codebook_size, latent_dim))
     reach = max(1, round(context * sample_rate / hop))
     into, back = front_and_back(front, hop, dim, front_options)
     reading, writing = (WindowTransformer(dim, depth, heads, reach) for _ in range(2))
     return Codec(
-        spec=CodecSpec(
-            name=name,
-            modality="audio",
-            channels=1,
-            sample_rate=sample_rate,
-            hop=(hop,),
-            windows=((window,),),
-            codebook_sizes=codes.codebook_sizes,
-            strides=codes.strides,
-            latent_dim=latent_dim,
-            causal=True,
-        ),
+        spec=mono(name, sample_rate, hop, (window,), codes, latent_dim),
         encoder=FrameEncoder(into, reading, window, latent_dim, hop),
         quantizer=codes,
         decoder=FrameDecoder(back, writing, window, latent_dim),
@@ -272,23 +280,10 @@ def elastic_speech(
     """
     hop, slots = frame_hop * stack, 1 + queries
     shapes = tuple((window,) for window in windows)
-    residual = [EMAVQ(codebook_size, latent_dim) for _ in range(codebooks)]
-    codes = Residual(residual) if quantizer is None else build(quantizer)
+    codes = build(quantizer or residual(codebooks, codebook_size, latent_dim))
     past = max(1, round(context * sample_rate / (hop * windows[0]))) * windows[0]  # positions
     return Codec(
-        spec=CodecSpec(
-            name=name,
-            modality="audio",
-            channels=1,
-            sample_rate=sample_rate,
-            hop=(hop,),
-            windows=shapes,
-            queries=slots,
-            codebook_sizes=codes.codebook_sizes,
-            strides=codes.strides,
-            latent_dim=latent_dim,
-            causal=True,
-        ),
+        spec=mono(name, sample_rate, hop, windows, codes, latent_dim, slots),
         encoder=AudioQueryEncoder(
             front=SpectrumFront(frame_size, frame_hop, stack, dim),
             queries=AnchoredQueryEncoder(WindowTransformer(dim, encoder_depth, heads, past), shapes, slots),

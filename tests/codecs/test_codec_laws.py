@@ -386,3 +386,13 @@ def test_every_parameter_learns(codecs, kind):
     loss.backward()
     still = [name for name, value in codec.named_parameters() if value.grad is None or not value.grad.any()]
     assert not still
+
+
+def test_tokens_of_local_attention_wait_for_no_more_than_the_lookahead(codecs):
+    codec = codecs["local"]
+    for window in codec.spec.windows:
+        rate, step = codec.spec.resolve(Rate(window=window)), codec.spec.step(Rate(window=window))[0]
+        signal = torch.randn(1, 1, 40 * step, requires_grad=True)
+        (gradient,) = torch.autograd.grad(codec.encoder(signal, rate)[0, 9].square().sum(), signal)
+        last = int(gradient[0, 0].nonzero().max())
+        assert 10 * step <= last < 10 * step + codec.spec.lookahead
