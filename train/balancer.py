@@ -28,7 +28,6 @@ class Balancer(nn.Module):
 
     Args:
         weights: By name of the loss, all positive.
-        balance: False for plain weights: the gradient of the weighted sum.
         norm: Of the combined gradient of one item, if those of all losses pointed one way.
         decay: Of the averages.
 
@@ -39,13 +38,11 @@ class Balancer(nn.Module):
     totals: Tensor
     steps: Tensor
 
-    def __init__(
-        self, weights: Mapping[str, float], balance: bool = True, norm: float = 1.0, decay: float = 0.999
-    ) -> None:
+    def __init__(self, weights: Mapping[str, float], norm: float = 1.0, decay: float = 0.999) -> None:
         super().__init__()
         if bad := sorted(name for name, weight in weights.items() if not weight > 0):
             raise ValueError(f"a balanced loss has a positive weight, got another for {bad}; leave that loss out")
-        self.weights, self.balance, self.norm, self.decay = dict(weights), balance, norm, decay
+        self.weights, self.norm, self.decay = dict(weights), norm, decay
         self.rows = {name: row for row, name in enumerate(sorted(weights))}  # a YAML may be reordered
         self.register_buffer("totals", torch.zeros(len(weights)))
         self.register_buffer("steps", torch.zeros(len(weights)))
@@ -66,9 +63,6 @@ class Balancer(nn.Module):
         if unknown := sorted(losses.keys() - self.weights.keys()):
             raise ValueError(f"a balanced loss has a weight, got none for {unknown}; the weights are {self.weights}")
         weights = [self.weights[name] for name in losses]
-        if not self.balance:
-            weighted = [weight * loss for weight, loss in zip(weights, losses.values(), strict=True)]
-            return gradient_of(torch.stack(weighted).sum(), reconstruction)
         gradients = torch.stack([gradient_of(loss, reconstruction).float() for loss in losses.values()])
         norms = self.averages([self.rows[name] for name in losses], gradients.flatten(2).norm(dim=2))
         shares = norms.new_tensor(weights) / sum(weights)

@@ -288,10 +288,11 @@ def groups(tokens):
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_codes_do_not_depend_on_the_chunks(name, pieces):
     """Bit for bit, in float32."""
+    torch.manual_seed(9)  # weights whose codes differ from window to window
     codec, signal = tiny(**CODECS[name]), noise(40 * 32 + 7)
     windows = pieces * fewest_windows(codec.spec)
     whole = join_tokens(encoded(codec, signal, [signal.shape[-1]], windows=windows))
-    assert len(whole.streams[-1].unique()) > 1
+    assert len(whole.streams[-1].unique()) > 3
     for most in (5, 100, 1000):
         parts = encoded(codec, signal, lengths_of(signal.shape[-1], most), windows=windows)
         assert all(part.extents[0][0] % (32 * windows) == 0 for part in parts[:-1])

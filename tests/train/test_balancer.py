@@ -69,20 +69,10 @@ def test_the_scale_of_a_loss_changes_nothing(scales):
         torch.testing.assert_close(some, others, rtol=1e-4, atol=1e-7)
 
 
-def test_without_balancing_it_is_the_gradient_of_the_weighted_sum():
-    balancer = Balancer(WEIGHTS, balance=False)
-    for step in range(3):
-        signal = reconstructed(step)
-        losses = losses_of(signal)
-        expected = sum(WEIGHTS[name] * gradient(loss, signal) for name, loss in losses.items())
-        torch.testing.assert_close(balancer(losses, signal), expected)
-
-
-@pytest.mark.parametrize("balance", [True, False])
-def test_the_gradient_runs_on_to_the_weights_and_touches_nothing_before(balance):
+def test_the_gradient_runs_on_to_the_weights_and_touches_nothing_before():
     codec, judge = torch.nn.Linear(50, 50), torch.nn.Linear(50, 1)
     signal = codec(reconstructed(0).detach())
-    combined = Balancer({"adversarial": 1.0}, balance)({"adversarial": judge(signal).mean()}, signal)
+    combined = Balancer({"adversarial": 1.0})({"adversarial": judge(signal).mean()}, signal)
     assert codec.weight.grad is None and judge.weight.grad is None
     signal.backward(combined)
     assert codec.weight.grad.count_nonzero() and judge.weight.grad is None

@@ -82,10 +82,10 @@ class DepthAutoregression(Objective):
         with torch.autocast(signal.device.type, enabled=False):
             latents = reconstruction.latents.float()
             values = stage_values(quantizer, latents, streams)
-            guesses = self.guess(values, LEAST * float(latents.detach().norm(dim=-1).mean()))
+            guesses = self.guess(values, LEAST * latents.detach().norm(dim=-1).mean())
             losses, figures = [], {}
             for book in range(1, len(streams)):
-                table = F.normalize(stage_table(quantizer, book), dim=-1)
+                table = F.normalize(stage_table(quantizer, book, latents.device), dim=-1)
                 guess, code, here = guesses[..., book, :], streams[book], present[..., book]
                 scores = F.normalize(guess, dim=-1)[here] @ table.t() * self.log_scale.exp()
                 if self.form == "cross_entropy":
@@ -95,7 +95,7 @@ class DepthAutoregression(Objective):
                 figures[f"next_code_accuracy_{book}"] = (scores.detach().argmax(-1) == code[here]).float().mean()
         return Found({"depth": torch.stack(losses).mean() + zero}, figures)
 
-    def guess(self, values: Float[Tensor, "B N Q D"], least: float) -> Float[Tensor, "B N Q D"]:
+    def guess(self, values: Float[Tensor, "B N Q D"], least: Tensor) -> Float[Tensor, "B N Q D"]:
         """What each codebook is expected to hold, from the codebooks before it and the positions before.
 
         Args:
@@ -113,7 +113,7 @@ class DepthAutoregression(Objective):
         return self.out(self.transformer(sequence, mask=causal)).unflatten(0, (batch, count))
 
 
-def direction(values: Float[Tensor, "*B D"], least: float) -> Float[Tensor, "*B D"]:
+def direction(values: Float[Tensor, "*B D"], least: Tensor) -> Float[Tensor, "*B D"]:
     """Values over their length, or over the least length if they are shorter."""
     return values / values.detach().norm(dim=-1, keepdim=True).clamp_min(least)
 
@@ -128,8 +128,8 @@ def stage_values(quantizer: Residual, latents: Tensor, streams: tuple[Tensor, ..
     return torch.stack(values, dim=2)
 
 
-def stage_table(quantizer: Residual, book: int) -> Float[Tensor, "K D"]:
+def stage_table(quantizer: Residual, book: int, device: torch.device) -> Float[Tensor, "K D"]:
     """What every code of a stage decodes to."""
     stage: Any = quantizer.stages[book]
-    codes = torch.arange(quantizer.codebook_sizes[book], device=next(quantizer.buffers()).device)
+    codes = torch.arange(quantizer.codebook_sizes[book], device=device)
     return stage.decode([codes[None]])[0].detach()
