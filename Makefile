@@ -1,6 +1,6 @@
 # make demo   real speech and a real photo through the bundled models, with a table and a report
 # make test   the one check: format, lint, types, tests
-# make bench  speed against EnCodec and vector-quantize-pytorch, as ratios of one run; quantizers, training, streaming
+# make bench  speed against EnCodec and vector-quantize-pytorch, in ratios; quantizers, training, streaming, images
 # Each makes .venv when it is missing, with `PYTHON` (3.10 to 3.13).
 
 PYTHON ?= python3
@@ -34,6 +34,7 @@ bench: .venv/bench
 	$(BIN)/python -m tests.benchmarks.quantizers
 	$(BIN)/python -m tests.benchmarks.training
 	$(BIN)/python -m tests.benchmarks.streaming
+	$(BIN)/python -m tests.benchmarks.image
 
 .venv/python:
 	$(PYTHON) -m venv .venv

@@ -15,6 +15,7 @@ audio, image    what only one kind of signal needs, and the builders of the name
 layouts     tokens to ids of a language model
 entropy     probabilities to integers to bits
 bitstream   the container, written above the code that reads it; files goes from signals to bytes in one call
+control     the operating point of one signal: a quality or a size is asked for
 pretrained  load and save a codec with its spec; weights holds the codecs that come along
 media       the one place that reads and writes audio and image files
 metrics     how close a reconstruction is
@@ -29,6 +30,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bitstream import BitstreamError as BitstreamError
     from .codec import Codec as Codec
+    from .control import at_rate as at_rate
+    from .control import at_size as at_size
+    from .control import smallest as smallest
     from .layouts.base import Layout as Layout
     from .pretrained import load as load
     from .pretrained import save as save
@@ -49,8 +53,11 @@ _HOMES = {
     "Rate": "spec",
     "Tokens": "tokens",
     "Transform": "transforms.base",
+    "at_rate": "control",
+    "at_size": "control",
     "load": "pretrained",
     "save": "pretrained",
+    "smallest": "control",
 }
 __all__ = list(_HOMES)
 

@@ -55,6 +55,8 @@ class AnchoredQueryEncoder(nn.Module):
         queries: Most slots per window: the anchor and at least one query.
     """
 
+    nested = True  # what few queries read is the first of what many do
+
     def __init__(self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int) -> None:
         super().__init__()
         anchored_positions(windows[0], queries)  # refuses an anchor without a query

@@ -17,7 +17,7 @@ only with its spec.
     varint  codebooks     how many are sent
     varint  queries       per window
     varint  window        positions, one varint per axis
-    ...     payload       exactly as long as the counts of the spec need
+    ...     payload       exactly as long as the counts of the spec, or the map of coding 1, need
     4       CRC           of all bytes before the payload, then the codes
 
 Container: header, chunks, index, trailer. Complete by itself; one chunk holds about 30 s and at least 4 KiB.
@@ -28,7 +28,7 @@ Container: header, chunks, index, trailer. Complete by itself; one chunk holds a
     10      1, 1    flags           critical: an unknown bit is refused; optional: ignored
     12      4       header bytes    with extras and CRC
     16      1       modality        1 audio, 2 image, 3 features
-    17      1       coding          0 fixed-width bits; all others are reserved and refused
+    17      1       coding          0 fixed-width bits, 1 granular; all others are reserved and refused
     18      2       codebooks       Q
     20      16      stream id       what gives the codes their meaning (pretrained.stream_id)
     36      8, 8    extent          samples or frames, 0; or height, width
@@ -37,10 +37,12 @@ Container: header, chunks, index, trailer. Complete by itself; one chunk holds a
     60      4, 4    hop             samples or frames, 0; or pixels down, across
     68      4, 4    window          positions, 0; or down, across
     76      4       queries         per window
-    80      4       chunk positions in every chunk but the last; a multiple of every stride
+    80      4       chunk positions in every chunk but the last; a multiple of every stride, in coding 1 of queries
     84      4       chunks
     88      8 Q     codebooks       size, stride: 4 bytes each
-    ...             extras          any number of: type 2 (top bit: refused if unknown), length 4, bytes
+    ...             extras          any number of: type 2 (top bit: refused if unknown), length 4, bytes.
+                                    8001 (hex), the first if there: per codebook 4 bytes that divide its stride, lowest
+                                    terms, one of them above 1 (coding 0 only)
     end-4   4       CRC             of the header before it
 
     Chunk   "CHNK", payload bytes 4, sequence 4, positions 4, first position 8, CRC 4 (of the 24 bytes before
@@ -50,8 +52,16 @@ Container: header, chunks, index, trailer. Complete by itself; one chunk holds a
     Trailer index offset 8, chunks 4, CRC of the index 4, first 8 bytes of SHA-256 of all codes in file order,
             4 zero bytes, "SGTE".
 
-Payload, coding 0: `entropy.packing`. History: version 1 is the first; readers without features
-refuse modality 3.
+Payload, coding 0: every code of every codebook at a fixed width (`entropy.packing`). Coding 1, codecs of several
+granularities: at every position one codebook has a code and the others are absent, -1 (2**32 - 1 in CRCs and digest);
+a map of who speaks where, then the codes that are there (`entropy.granules`). The map has one spelling and finds its
+own end, and says how many codes follow: in a packet the payload ends 4 bytes before the file, in a container its chunk
+head says where, and no header says how long the file is: it ends with the trailer behind the chunks it declares. What
+lies outside a chunk is no context of its map. A file of n bytes declares at most 512 n codes, absent ones too
+(`Limits`), none of which is made before the payload has room for the codes that are there.
+
+History: version 1 is the first; readers without features refuse modality 3, those without coding 1 or extra field 8001
+refuse them.
 """
 
 from __future__ import annotations
@@ -59,7 +69,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .container import read_container, read_container_header, salvage_container, write_container
-from .header import BitstreamError, Header, Limits, Stream, same
+from .header import FIXED_WIDTH, GRANULAR, BitstreamError, Header, Limits, Stream, same
 from .packet import MAGIC as PACKET_MAGIC
 from .packet import fits, read_packet, read_packet_header, write_packet
 from .spec import CodecSpec
@@ -71,10 +81,11 @@ _GEOMETRY = {"sample_rate": 52, "channels": 56, "hop": 60, "codebook_sizes": 88,
 
 
 def write(stream: Stream) -> bytes:
-    """The bytes of a stream: a packet if its payload is under 16 KiB and 20 bytes hold the rest.
+    """The bytes of a stream: a packet if its codes are under 16 KiB and 20 bytes hold what is no payload.
 
     Raises:
-        ValueError: If codes are missing, absent (-1) or outside their codebook, with the place of the first.
+        ValueError: If codes are missing, absent (-1) or outside their codebook, with the place of the first; of several
+            granularities, if at a position none or more than one is there.
     """
     stream.check()
     profile = stream.header.profile or ("packet" if fits(stream) else "container")
@@ -135,6 +146,7 @@ def _check_model(header: Header, spec: CodecSpec | None, stream_id: bytes | None
     if spec is None:
         return
     same(2 if packet else 16, f"modality of {spec.name}", header.modality, spec.modality)
+    same(2 if packet else 17, f"coding of {spec.name}", header.coding, GRANULAR if spec.granular else FIXED_WIDTH)
     try:
         spec.resolve(header.rate)
     except ValueError as error:

@@ -122,6 +122,8 @@ class Codec(nn.Module):
             raise ValueError(f"these tokens are of {tokens.spec.name}, this codec is {self.spec.name}")
         tokens.check_codes()
         signals = [self._decode_one(item) for item in tokens.to(self._device())]
+        if len(signals) == 1:
+            return signals[0][None]  # without a copy
         if len({signal.shape for signal in signals}) == 1:
             return torch.stack(signals)
         return signals
@@ -170,7 +172,7 @@ class Codec(nn.Module):
             )
         spec.check_extent(tuple(signal.shape[1:]))
         if signal.numel():
-            peak = float(signal.abs().amax())  # NaN and inf show in the maximum
+            peak = max(abs(float(end)) for end in torch.aminmax(signal))  # NaN shows in both
             if spec.bounded and not peak <= LOUDEST:
                 raise ValueError(f"samples lie in [-1, 1], got one of magnitude {peak:g}; scale or repair the signal")
             if not math.isfinite(peak):
@@ -194,7 +196,7 @@ class Codec(nn.Module):
         latents = self.quantizer.decode(tokens.streams)[:, : self.spec.positions(extent, tokens.rate)]
         signal = self.decoder.piecewise(latents, padded, tokens.rate)[0]
         signal = crop_to(signal, extent)
-        return signal.clamp(-1, 1) if self.spec.bounded else signal
+        return signal.clamp_(-1, 1) if self.spec.bounded else signal
 
     def _device(self) -> torch.device:
         return next(self.parameters()).device

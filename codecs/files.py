@@ -47,12 +47,12 @@ def tokens_to_bytes(tokens: Tokens, stream_id: bytes) -> bytes:
     """The file of one signal's tokens; read back before it is returned.
 
     Args:
-        tokens: A batch of 1, without absent codes.
+        tokens: A batch of 1, without absent codes but where another granularity speaks.
         stream_id: The 16 bytes of `pretrained.stream_id`: the model that can decode them.
 
     Raises:
         ValueError: If there is more than one item, or a code is absent or outside its codebook.
-        BitstreamError: If the extent is over the default limits.
+        BitstreamError: If the extent, or what the codes unpack to, is over the default limits.
     """
     if len(tokens) != 1:
         raise ValueError(f"a file holds the tokens of one signal, got {len(tokens)}; iterate over the batch")

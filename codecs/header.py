@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
-from sigtok.codecs.entropy.packing import unpack
+from sigtok.codecs.entropy.granules import ABSENT, Windows, pack_granules, unpack_granules
+from sigtok.codecs.entropy.packing import pack, unpack
 
 from .spec import AXES, CodecSpec, Extent, Modality, Rate
 
-VERSION, FIXED_WIDTH = 1, 0  # of the format; of the only coding
+VERSION = 1  # of the format
+FIXED_WIDTH, GRANULAR = 0, 1  # codings
 MODALITIES = {name: number for number, name in enumerate(AXES, 1)}  # audio 1, image 2, features 3
 MODALITY_NAMES = {number: name for name, number in MODALITIES.items()}
 MOST = 2**32 - 1
@@ -38,6 +42,7 @@ class Limits:
         tokens: Codes in all.
         header_bytes: Size of a container's header.
         chunk_bytes: Payload of one chunk.
+        codes_per_byte: Codes of several granularities, absent ones too, per byte of the file.
     """
 
     samples: int = 2**48
@@ -51,6 +56,7 @@ class Limits:
     tokens: int = 2**31
     header_bytes: int = 2**16
     chunk_bytes: int = 2**24
+    codes_per_byte: int = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +66,9 @@ class Header:
     Args:
         modality: "audio", "image" or "features".
         extent: ``(samples,)``, ``(height, width)`` or ``(frames,)`` of the signal without padding.
-        rate: The operating point, resolved.
+        rate: The operating point, resolved; without shares, which the codes have.
         stream_id: 16 bytes; its first 4 when a packet was read without the model's.
+        granular: Whether codes of one codebook or another stand for a position (`CodecSpec.shares`).
         channels: Signal channels; like the next four, None for a packet read without its model's spec.
         sample_rate: Hz or frames per second, None for images.
         hop: Samples, pixels or frames per position, along each axis.
@@ -76,11 +83,12 @@ class Header:
     extent: Extent
     rate: Rate
     stream_id: bytes
+    granular: bool = False
     channels: int | None = None
     sample_rate: int | None = None
     hop: tuple[int, ...] | None = None
     codebook_sizes: tuple[int, ...] | None = None
-    strides: tuple[int, ...] | None = None
+    strides: tuple[int | Fraction, ...] | None = None
     extras: tuple[tuple[int, bytes], ...] = ()
     profile: Literal["packet", "container"] | None = None
     chunk_positions: int | None = None
@@ -88,7 +96,8 @@ class Header:
     @classmethod
     def of(cls, spec: CodecSpec, rate: Rate | None, extent: Extent, stream_id: bytes) -> Header:
         """The header of a signal's codes at one rate of one model."""
-        header = cls(modality=spec.modality, extent=extent, rate=spec.resolve(rate), stream_id=stream_id)
+        rate = replace(spec.resolve(rate), shares=None)
+        header = cls(modality=spec.modality, extent=extent, rate=rate, stream_id=stream_id)
         return header.with_spec(spec)
 
     def with_spec(self, spec: CodecSpec) -> Header:
@@ -96,6 +105,7 @@ class Header:
         books = self.rate.codebooks
         return replace(
             self,
+            granular=spec.granular,
             channels=spec.channels,
             sample_rate=spec.sample_rate,
             hop=spec.hop,
@@ -104,8 +114,13 @@ class Header:
         )
 
     @property
+    def coding(self) -> int:
+        """How the payload is made: `FIXED_WIDTH` or `GRANULAR`."""
+        return GRANULAR if self.granular else FIXED_WIDTH
+
+    @property
     def spec(self) -> CodecSpec:
-        """The model as far as its codes show it: the codebooks, window and queries in use.
+        """The model as far as its codes show it: codebooks, window and queries in use; of granularities, even shares.
 
         Raises:
             ValueError: For a packet that was read without its model's spec.
@@ -124,6 +139,7 @@ class Header:
             windows=(self.rate.window,),
             queries=self.rate.queries,
             latent_dim=1,
+            shares=(1 / len(self.strides),) * len(self.strides) if self.granular else (),
         )
 
 
@@ -135,18 +151,49 @@ class Stream:
     codes: tuple[np.ndarray, ...]
 
     def check(self) -> None:
-        """Raise ValueError unless the codes are as many as the header promises, each inside its codebook."""
+        """Raise ValueError unless the codes are as many as the header promises, each inside its codebook.
+
+        Of several granularities, some may be absent (-1): at every position exactly one codebook has a code.
+        """
         spec, extent = self.header.spec, self.header.extent
         expected = [(count,) for count in spec.token_counts(extent)]
         shapes = [codes.shape for codes in self.codes if codes.dtype.kind in "iu"]
         if shapes != expected:
             raise ValueError(f"extent {extent} at {self.header.rate} has integers {expected}, got {shapes}")
         for book, (codes, size) in enumerate(zip(self.codes, spec.codebook_sizes, strict=True)):
-            if len(bad := np.flatnonzero((codes < 0) | (codes >= size))):
+            least = ABSENT if spec.granular else 0
+            if len(bad := np.flatnonzero((codes < least) | (codes >= size))):
+                absent = "are -1" if spec.granular else "(-1) cannot be stored, send a lower Rate instead"
                 raise ValueError(
                     f"codebook {book} has codes 0 to {size - 1}, got {codes[bad[0]]} at position {bad[0]}; "
-                    f"absent codes (-1) cannot be stored, send a lower Rate instead"
+                    f"absent codes {absent}"
                 )
+        windows = windows_of(spec, extent)
+        if windows is not None:
+            self._check_granularities(windows)
+
+    def _check_granularities(self, windows: Windows) -> None:
+        """Exactly one codebook speaks at every position."""
+        pairs = zip(self.codes, windows.strides, strict=True)
+        speaking = np.sum([np.repeat(codes != ABSENT, int(stride)) for codes, stride in pairs], axis=0)
+        if len(bad := np.flatnonzero(speaking != 1)):
+            place = bad[0]
+            raise ValueError(
+                f"one codebook has a code at every position, got {speaking[place]} of them at position {place}, of "
+                f"window {place // windows.queries}; the others are -1"
+            )
+
+
+def windows_of(spec: CodecSpec, extent: Extent) -> Windows | None:
+    """Where the codes of a signal lie; None unless the codec has several granularities.
+
+    Raises:
+        ValueError: If the codec's granularities are not nested in its windows.
+    """
+    if not spec.granular:
+        return None
+    grid = spec.grid(extent)
+    return Windows(strides=spec.strides, queries=spec.queries, count=math.prod(grid), columns=grid[-1], axes=len(grid))
 
 
 # -- checks of bytes: each raises BitstreamError with the offset and both numbers -------------------------
@@ -160,10 +207,15 @@ def take(data: bytes, offset: int, size: int, what: str) -> bytes:
     return data[offset : offset + size]
 
 
-def check_end(data: bytes, end: int) -> None:
-    """The file has exactly the bytes that its header needs."""
+def check_length(data: bytes, end: int) -> None:
+    """The file has at least the bytes that its header needs."""
     if len(data) < end:
         raise BitstreamError(f"byte {len(data)}: the file has {end} bytes by its header; it is cut short")
+
+
+def check_end(data: bytes, end: int) -> None:
+    """The file has exactly the bytes that its header needs."""
+    check_length(data, end)
     if len(data) > end:
         raise BitstreamError(f"byte {end}: the file ends here by its header, {len(data) - end} bytes follow")
 
@@ -187,19 +239,28 @@ def same_fields(data: bytes, offset: int, layout: struct.Struct, names: tuple[st
         same(offset, name, value, expected)
 
 
-def unpack_codes(data: bytes, start: int, end: int, header: Header, counts: Extent) -> tuple[np.ndarray, ...]:
+def pack_codes(codes: tuple[np.ndarray, ...], sizes: tuple[int, ...], windows: Windows | None) -> bytes:
+    """The payload of checked codes."""
+    return pack(codes, sizes) if windows is None else pack_granules(codes, sizes, windows)
+
+
+def unpack_codes(
+    data: bytes, start: int, end: int, header: Header, counts: tuple[int, ...], windows: Windows | None
+) -> tuple[np.ndarray, ...]:
     """Codes of the payload between two offsets, each inside its codebook."""
     assert header.codebook_sizes is not None
+    payload, sizes = data[start:end], header.codebook_sizes
     try:
-        streams = unpack(data[start:end], counts, header.codebook_sizes)
+        streams = unpack(payload, counts, sizes) if windows is None else unpack_granules(payload, sizes, windows)
     except ValueError as error:
         raise BitstreamError(f"byte {end - 1}: {error}") from None
-    for book, (codes, size) in enumerate(zip(streams, header.codebook_sizes, strict=True)):
+    least = 0 if windows is None else ABSENT
+    for book, (codes, size) in enumerate(zip(streams, sizes, strict=True)):
         if len(codes):
-            within(start, f"codes of codebook {book}", int(codes.max()), 0, size - 1)
+            within(start, f"codes of codebook {book}", int(codes.max()), least, size - 1)
     return streams
 
 
 def code_bytes(codes: tuple[np.ndarray, ...]) -> bytes:
-    """Codes as uint32, codebook after codebook: what CRCs and digests run over."""
+    """Codes as uint32, codebook after codebook, -1 as 2**32 - 1: what CRCs and digests run over."""
     return b"".join(book.astype("<u4").tobytes() for book in codes)

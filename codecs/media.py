@@ -28,6 +28,7 @@ MAX_SIDE, MAX_PIXELS = 65_535, 100_000_000
 MPEG1_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 MPEG2_KILOBITS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 BLOCK = 1 << 20  # frames: memory follows what is there, not what a header says
+ROWS = 256  # of a picture that are converted at once: large ones are not copied as a whole
 
 PathLike = str | os.PathLike[str]
 
@@ -161,7 +162,12 @@ def read_image(path: PathLike) -> np.ndarray:
             raise ValueError(f"{path}: damaged or truncated {form} (no whole header); get it again") from error
         except Exception as error:  # decoders of damaged files raise anything
             raise ValueError(f"{path}: damaged or truncated {form} ({error}); get it again") from error
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1) * 2 - 1)
+    signal = np.empty((3, *pixels.shape[:2]), np.float32)
+    for channel, values in enumerate(np.moveaxis(pixels, -1, 0)):
+        np.divide(values, np.float32(255 if pixels.dtype == np.uint8 else 1), out=signal[channel])
+    signal *= 2
+    signal -= 1
+    return signal
 
 
 def write_image(path: PathLike, signal: Any) -> None:
@@ -191,7 +197,73 @@ def write_image(path: PathLike, signal: Any) -> None:
 
 def to_pixels(signal: np.ndarray) -> np.ndarray:
     """``[C, H, W]`` in [-1, 1] as uint8 ``[H, W, C]``, rounded; the very 8 bits that ``read_image`` read."""
-    return np.rint(np.clip(signal, -1, 1).transpose(1, 2, 0) * 127.5 + 127.5).astype(np.uint8)
+    pixels = np.empty((*signal.shape[1:], len(signal)), np.uint8)
+    for first in range(0, signal.shape[1], ROWS):
+        rows = signal[:, first : first + ROWS].transpose(1, 2, 0)
+        pixels[first : first + ROWS] = np.rint(np.clip(rows, -1, 1) * 127.5 + 127.5)
+    return pixels
+
+
+def cut_square(signal: np.ndarray, side: int) -> np.ndarray:
+    """A picture ``[3, H, W]`` as ``[3, side, side]``: its shorter side scaled, bicubic and antialiased, in 8 bits, then
+    its middle; the protocol of ImageNet evaluations."""
+    from PIL import Image
+
+    height, width = signal.shape[1:]
+    short = min(height, width)
+    height, width = side * height // short, side * width // short
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    picture = Image.fromarray(to_pixels(signal)).resize((width, height), Image.Resampling.BICUBIC)
+    return from_pixels(np.asarray(picture.crop((left, top, left + side, top + side))))
+
+
+LOSSY = ("jpeg", "webp", "avif")  # formats that other codecs are measured against
+
+
+def has_format(form: str) -> bool:
+    """Whether the Pillow that is installed writes pictures of a format."""
+    from PIL import features
+
+    return features.check("jpg" if form == "jpeg" else form) is True
+
+
+def image_to_bytes(signal: np.ndarray, form: str, quality: int) -> bytes:
+    """The file of a picture ``[3, H, W]`` in [-1, 1], as small as the format makes it at a quality of 1 to 100.
+
+    JPEG has 4:2:0 colour and optimized Huffman tables, WebP its slowest method, AVIF 4:2:0 and the library's default
+    speed; "png" is exact and has no quality.
+
+    Raises:
+        ValueError: If the picture is larger than the format can hold.
+    """
+    from PIL import Image
+
+    options: dict[str, dict[str, Any]] = {
+        "jpeg": {"quality": quality, "subsampling": 2, "optimize": True},
+        "webp": {"quality": quality, "method": 6},
+        "avif": {"quality": quality, "subsampling": "4:2:0"},
+        "png": {},
+    }
+    encoded, picture = io.BytesIO(), Image.fromarray(to_pixels(signal))
+    try:
+        picture.save(encoded, format=form.upper(), **options[form])
+    except Exception as error:  # encoders raise anything
+        size = "x".join(map(str, picture.size))
+        raise ValueError(f"a picture of {size} pixels does not go into {form} ({error}); use a smaller one") from error
+    return encoded.getvalue()
+
+
+def image_from_bytes(data: bytes) -> np.ndarray:
+    """The picture ``[3, H, W]`` in [-1, 1] of a file that ``image_to_bytes`` made."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as picture:
+        return from_pixels(np.asarray(picture.convert("RGB")))
+
+
+def from_pixels(pixels: np.ndarray) -> np.ndarray:
+    """uint8 ``[H, W, C]`` as float32 ``[C, H, W]`` in [-1, 1]."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1).astype(np.float32) / 255 * 2 - 1)
 
 
 class _Refused(ValueError):
@@ -380,12 +452,12 @@ def _check_picture(path: PathLike, picture: Any) -> None:
 
 
 def _rgb(path: PathLike, picture: Any) -> np.ndarray:
-    """Decoded pixels ``[H, W, 3]`` in [0, 1], upright."""
+    """Decoded pixels ``[H, W, 3]``, upright: uint8, or float32 in [0, 1]."""
     from PIL import Image, ImageOps
 
     adobe = picture.format not in ("JPEG", "MPO") or "adobe" in picture.info
     transparency = picture.info.get("transparency")
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode.startswith("I;16"):
         return _grey16(np.asarray(picture), transparency)
     if picture.mode == "CMYK" and not adobe:  # Pillow takes every CMYK JPEG for an inverted one
@@ -393,7 +465,7 @@ def _rgb(path: PathLike, picture: Any) -> np.ndarray:
     if picture.has_transparency_data:
         pixels = np.asarray(picture.convert("RGBA"), np.float32) / 255
         return pixels[..., :3] * pixels[..., 3:] + (1 - pixels[..., 3:])
-    return np.asarray(picture.convert("RGB"), np.float32) / 255
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _grey16(grey: np.ndarray, transparent: int | None) -> np.ndarray:
@@ -411,7 +483,7 @@ def _head(file: BinaryIO, position: int, size: int) -> bytes:
 
 def _in_range(path: PathLike, signal: np.ndarray, *, warn: bool) -> np.ndarray:
     """The signal clipped to [-1, 1]; refused where clipping would hide nonsense."""
-    peak = float(np.abs(signal).max(initial=0.0))
+    peak = float(max(signal.max(initial=0.0), -signal.min(initial=0.0)))
     if not np.isfinite(peak):
         where = tuple(int(index) for index in np.argwhere(~np.isfinite(signal))[0])
         raise ValueError(f"{path}: samples are finite, got {signal[where]} at {where}; repair it first")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from sigtok.codecs.entropy.packing import pack, packed_bytes
+from sigtok.codecs.entropy.granules import ABSENT
+from sigtok.codecs.entropy.packing import packed_bits, packed_bytes
 
 from .header import (
     FIXED_WIDTH,
+    GRANULAR,
     MODALITIES,
     MODALITY_NAMES,
     MOST,
@@ -17,10 +19,13 @@ from .header import (
     Limits,
     Stream,
     check_end,
+    check_length,
     code_bytes,
+    pack_codes,
     same,
     take,
     unpack_codes,
+    windows_of,
     within,
 )
 from .spec import AXES, CodecSpec, Rate
@@ -32,7 +37,8 @@ _VARINT = 7  # bytes at most: 49 bits
 
 def fits(stream: Stream) -> bool:
     """Whether a packet can hold the stream."""
-    payload = stream.header.spec.bits(stream.header.extent) // 8
+    counts = [int((codes != ABSENT).sum()) for codes in stream.codes]
+    payload = packed_bits(counts, stream.header.spec.codebook_sizes) // 8
     return not stream.header.extras and payload < PAYLOAD and len(_head(stream.header)) + 4 <= OVERHEAD
 
 
@@ -40,7 +46,9 @@ def write_packet(stream: Stream) -> bytes:
     """The packet of checked codes."""
     head = _head(stream.header)
     crc = crc32(code_bytes(stream.codes), crc32(head))
-    return head + pack(stream.codes, stream.header.spec.codebook_sizes) + crc.to_bytes(4, "little")
+    spec = stream.header.spec
+    payload = pack_codes(stream.codes, spec.codebook_sizes, windows_of(spec, stream.header.extent))
+    return head + payload + crc.to_bytes(4, "little")
 
 
 def read_packet(data: bytes, spec: CodecSpec | None, limits: Limits) -> Stream:
@@ -55,11 +63,21 @@ def read_packet(data: bytes, spec: CodecSpec | None, limits: Limits) -> Stream:
             f"byte 3: a packet is read with the spec of its model {header.stream_id.hex()}..., got none"
         )
     header = header.with_spec(spec)
-    counts = header.spec.token_counts(header.extent)
+    try:
+        spec = header.spec
+        windows = windows_of(spec, header.extent)
+    except ValueError as error:
+        raise BitstreamError(f"byte 7: {error}") from None
+    counts = spec.token_counts(header.extent)
     within(7, "codes in all", sum(counts), 0, limits.tokens)
-    end = start + packed_bytes(counts, header.spec.codebook_sizes)
-    check_end(data, end + 4)
-    codes = unpack_codes(data, start, end, header, counts)
+    if windows is None:
+        end = start + packed_bytes(counts, spec.codebook_sizes)
+        check_end(data, end + 4)
+    else:
+        within(7, "codes in all of such a short file", sum(counts), 0, limits.codes_per_byte * len(data))
+        check_length(data, start + windows.least_bits(spec.codebook_sizes) // 8 + 4)
+        end = len(data) - 4
+    codes = unpack_codes(data, start, end, header, counts, windows)
     crc = crc32(code_bytes(codes), crc32(data[:start]))
     same(end, "CRC of the packet", int.from_bytes(data[end:], "little"), crc)
     return Stream(header, codes)
@@ -69,7 +87,7 @@ def read_packet_header(data: bytes, limits: Limits) -> tuple[Header, int]:
     """What a packet says without its model, and the offset of its payload."""
     kind = take(data, 2, 1, "kind")[0]
     same(2, "version", kind >> 5, VERSION)
-    same(2, "coding (all others are reserved)", kind >> 2 & 7, FIXED_WIDTH)
+    within(2, "coding (all others are reserved)", kind >> 2 & 7, FIXED_WIDTH, GRANULAR)
     within(2, "modality", kind & 3, 1, len(MODALITIES))
     modality = MODALITY_NAMES[kind & 3]
     axes = AXES[modality]
@@ -88,13 +106,14 @@ def read_packet_header(data: bytes, limits: Limits) -> tuple[Header, int]:
         extent=tuple(numbers[:axes]),
         rate=Rate(codebooks=numbers[axes], queries=numbers[axes + 1], window=tuple(numbers[axes + 2 :])),
         stream_id=take(data, 3, 4, "stream id"),
+        granular=kind >> 2 & 7 == GRANULAR,
         profile="packet",
     )
     return header, offset
 
 
 def _head(header: Header) -> bytes:
-    kind = VERSION << 5 | FIXED_WIDTH << 2 | MODALITIES[header.modality]
+    kind = VERSION << 5 | header.coding << 2 | MODALITIES[header.modality]
     rate = header.rate
     assert rate.codebooks is not None and rate.queries is not None and rate.window is not None
     numbers = (*header.extent, rate.codebooks, rate.queries, *rate.window)

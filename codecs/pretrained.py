@@ -27,8 +27,14 @@ BUILDERS: dict[str, tuple[str, str]] = {
     "almtokenizer": ("sigtok.codecs.audio.models", "almtokenizer"),
     "frame_speech": ("sigtok.codecs.audio.models", "frame_speech"),
     "query_speech": ("sigtok.codecs.audio.models", "query_speech"),
+    "elastic_image": ("sigtok.codecs.image.models", "elastic_image"),
     "elastic_speech": ("sigtok.codecs.audio.models", "elastic_speech"),
     "query_image": ("sigtok.codecs.image.models", "query_image"),
+    "multiscale_image": ("sigtok.codecs.image.models", "multiscale_image"),
+    "cascaded_image": ("sigtok.codecs.image.models", "cascaded_image"),
+    "granular_image": ("sigtok.codecs.image.models", "granular_image"),
+    "compact_image": ("sigtok.codecs.image.models", "compact_image"),
+    "vqgan_image": ("sigtok.codecs.image.models", "vqgan_image"),
     "semantic_features": ("sigtok.codecs.audio.models", "semantic_features"),
 }
 WEIGHTS = Path(__file__).parent / "weights"  # the bundled models

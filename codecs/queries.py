@@ -91,6 +91,8 @@ class QueryEncoder(nn.Module):
         taps: Points of the linear path, 0 for none; for one query in time.
     """
 
+    nested = False  # queries see each other: few of them read something else than the first of many
+
     def __init__(
         self, transformer: WindowTransformer, windows: tuple[tuple[int, ...], ...], queries: int, taps: int = 0
     ) -> None:

@@ -35,11 +35,14 @@ class Rate:
         codebooks: How many codebooks are sent; a prefix of the codec's.
         queries: How many queries per window are sent; a prefix of the codec's.
         window: Positions per window along each axis, one of ``CodecSpec.windows``.
+        shares: Of a codec of several granularities, the part of the signal that each codebook speaks for, summing to
+            1; what an encoder is asked for. Tokens and files say which code stands where, and keep the default here.
     """
 
     codebooks: int | Unset = None
     queries: int | Unset = None
     window: tuple[int, ...] | Unset = None
+    shares: tuple[float, ...] | Unset = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +61,14 @@ class CodecSpec:
             windows of one position and one query.
         codebook_sizes: Codes K of each of the Q codebooks.
         strides: Positions of the token sequence per token of codebook q; all 1 unless codebooks run at
-            different rates (SNAC).
+            different rates (SNAC). A fraction where a grid of codes does not divide a window: 256 positions and
+            9 codes have stride 256/9.
         latent_dim: Width D of what the quantizer reads.
         causal: True when the tokens of a prefix are a prefix of the tokens.
         lookahead: Samples after its window that a token depends on; 0 when causal.
+        shares: Of a codec of several granularities (Control-GIC), the default part of the signal that each codebook
+            speaks for: at every position one codebook has a code and the others are absent (-1). Empty for all other
+            codecs.
     """
 
     name: str
@@ -73,9 +80,10 @@ class CodecSpec:
     latent_dim: int
     windows: tuple[tuple[int, ...], ...] = ()
     queries: int = 1
-    strides: tuple[int, ...] = ()
+    strides: tuple[int | Fraction, ...] = ()
     causal: bool = False
     lookahead: int = 0
+    shares: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError for fields that contradict each other."""
@@ -95,7 +103,12 @@ class CodecSpec:
                 f"one stride per codebook: {len(self.codebook_sizes)} codebooks, {len(self.strides)} strides"
             )
         for stride in self.strides:
-            _positive("a stride", stride)
+            if not isinstance(stride, Fraction) or stride < 1:
+                _positive("a stride", stride)
+            elif (self.queries / stride).denominator > 1:
+                raise ValueError(f"a window of {self.queries} positions holds whole tokens, got stride {stride}")
+        if self.shares:
+            self._check_shares(self.shares)
         if len(set(self.windows)) < len(self.windows):
             raise ValueError(f"windows differ, got {self.windows}")
         for steps in (self.hop, *self.windows):
@@ -110,6 +123,18 @@ class CodecSpec:
         _positive("lookahead", self.lookahead, 0)
         if self.causal and self.lookahead:
             raise ValueError(f"a causal codec looks 0 samples ahead, got lookahead={self.lookahead}")
+
+    def _check_shares(self, shares: Sequence[float]) -> None:
+        """Raise ValueError unless every codebook has its part and the parts are the whole."""
+        if not self.shares or len(shares) != self.num_codebooks:
+            raise ValueError(f"shares are {self.num_codebooks if self.shares else 0} for this codec, got {len(shares)}")
+        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"shares are at least 0 and sum to 1, got {tuple(shares)}")
+
+    @property
+    def granular(self) -> bool:
+        """Whether codes of one codebook or another stand for a position, and the others are absent."""
+        return bool(self.shares)
 
     @property
     def bounded(self) -> bool:
@@ -141,7 +166,14 @@ class CodecSpec:
                 raise ValueError(f"{self.name} has 1 to {most} {name}, got {value!r}")
         if window not in self.windows:
             raise ValueError(f"{self.name} was trained with windows {self.windows}, got {window}")
-        return Rate(codebooks=codebooks, queries=queries, window=window)
+        if self.granular and (codebooks, queries) != (self.num_codebooks, self.queries):
+            raise ValueError(
+                f"{self.name} chooses granularities by shares, got {codebooks} codebooks, {queries} queries"
+            )
+        if rate.shares is not None:
+            self._check_shares(rate.shares)
+        shares = self.shares or None if rate.shares is None else tuple(rate.shares)
+        return Rate(codebooks=codebooks, queries=queries, window=window, shares=shares)
 
     @property
     def frame_rate(self) -> Fraction:
@@ -198,18 +230,21 @@ class CodecSpec:
     def token_counts(self, extent: Extent, rate: Rate | None = None) -> tuple[int, ...]:
         """Tokens of each codebook in use."""
         positions = self.positions(extent, rate)
-        return tuple(-(-positions // stride) for stride in self.strides[: self.resolve(rate).codebooks])
+        return tuple(int(-(-positions // stride)) for stride in self.strides[: self.resolve(rate).codebooks])
 
     def bits(self, extent: Extent, rate: Rate | None = None) -> int:
-        """Bits of a signal when every code takes ceil(log2 K) bits."""
-        counts = self.token_counts(extent, rate)
-        return sum(count * (size - 1).bit_length() for count, size in zip(counts, self.codebook_sizes, strict=False))
+        """Bits of a signal when every code takes ceil(log2 K) bits; of granularities their shares, without the map."""
+        counts, shares = self.token_counts(extent, rate), self.resolve(rate).shares or (1,) * self.num_codebooks
+        books = zip(counts, shares, self.codebook_sizes, strict=False)
+        return sum(round(count * share) * (size - 1).bit_length() for count, share, size in books)
 
     # -- data --------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON: a fraction is text, such as "256/9", and what is empty and new is left out."""
+        values = asdict(self)
+        values["strides"] = tuple(str(each) if isinstance(each, Fraction) else each for each in self.strides)
+        return values if self.shares else {name: value for name, value in values.items() if name != "shares"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CodecSpec:
@@ -223,14 +258,15 @@ class CodecSpec:
             raise ValueError(f"a codec spec has no field {unknown[0]!r}")
         values = dict(values)
         try:
-            for name in ("hop", "codebook_sizes", "strides"):
+            for name in ("hop", "codebook_sizes", "strides", "shares"):
                 values[name] = tuple(values.get(name, ()))
+            values["strides"] = tuple(Fraction(each) if isinstance(each, str) else each for each in values["strides"])
             values["windows"] = tuple(tuple(window) for window in values.get("windows", ()))
             return cls(**values)
-        except TypeError as error:
+        except (TypeError, ZeroDivisionError) as error:
             raise ValueError(f"a codec spec is incomplete: {error}") from None
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical JSON, without the name: what gives extents and codes their shape."""
-        values = asdict(replace(self, name=""))
+        values = replace(self, name="").to_dict()
         return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).digest()

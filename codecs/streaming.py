@@ -81,7 +81,7 @@ def streams(spec: CodecSpec) -> bool:
 
 def fewest_windows(spec: CodecSpec, rate: Rate | None = None) -> int:
     """Windows of the shortest piece: 1, or as many as hold whole groups where codebooks run at several rates."""
-    group = math.lcm(*spec.strides)
+    group = math.lcm(*(stride.numerator for stride in spec.strides))
     return group // math.gcd(group, spec.resolve(rate).queries)
 
 

@@ -20,7 +20,7 @@ class Tokens:
     Args:
         streams: One int64 tensor ``[B, N_q]`` per codebook in use; ``-1`` marks a code that is absent.
         extents: Per item, samples ``(T,)`` or pixels ``(height, width)`` of the signal without padding.
-        rate: The operating point, resolved.
+        rate: The operating point, resolved, with the default shares.
         spec: The codec that gives the codes their meaning.
 
     Iterating gives the items one by one, each a `Tokens` of batch 1 without padding.
@@ -33,7 +33,7 @@ class Tokens:
 
     def __post_init__(self) -> None:
         """Raise ValueError unless the streams have the shape that spec, rate and extents promise."""
-        object.__setattr__(self, "rate", self.spec.resolve(self.rate))
+        object.__setattr__(self, "rate", self.spec.resolve(replace(self.rate, shares=None)))  # the codes have them
         if len(self.streams) != self.rate.codebooks:
             raise ValueError(f"rate says {self.rate.codebooks} codebooks, got {len(self.streams)} streams")
         counts = [self.spec.token_counts(extent, self.rate) for extent in self.extents]

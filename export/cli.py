@@ -21,9 +21,11 @@ COMMANDS = {
     "tokens": "transcode",
     "info": "information",
     "evaluate": "report",
+    "compare": "compare",
     "probe": "probe",
     "export": "ship",
 }  # command: the module of ours that has a function of that name
+LARGEST_SIDE = 8192  # of a picture that is scaled to be measured
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -66,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     _add_model(encode, required=True)
     _add_output(encode, "OUT.sgt")
     _add_rate(encode, _count)
+    _add_target(encode)
     _add_downmix(encode)
 
     decode = commands.add_parser("decode", help=".sgt files to sounds, pictures or features")
@@ -93,6 +96,26 @@ def parser() -> argparse.ArgumentParser:
     _add_rate(evaluate, _counts)
     _add_windows(evaluate)
     _add_downmix(evaluate)
+    _add_protocol(evaluate)
+
+    compare = commands.add_parser("compare", help="several models over the same files, beside JPEG and WebP")
+    _add_inputs(compare)
+    compare.add_argument(
+        "-m",
+        "--model",
+        action="append",
+        required=True,
+        metavar="MODEL[:queries=K]",
+        help="a bundled model or a model folder, at all rates below or at one of its own, set by codebooks=, queries=, "
+        "window= or shares=; repeatable",
+    )
+    compare.add_argument(
+        "--with", dest="formats", metavar="jpeg,webp,avif", help="these formats too, at the sizes of the models' files"
+    )
+    compare.add_argument("--picture", metavar="OUT.svg", help="draw quality over rate, one curve per model and format")
+    _add_rate(compare, _counts)
+    _add_downmix(compare)
+    _add_protocol(compare)
 
     probe = commands.add_parser("probe", help="what a linear classifier reads from the tokens")
     _add_set(probe)
@@ -102,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     probe.add_argument(
         "--read", choices=("latents", "codes"), default="latents", help="what of the codes (default: decoded latents)"
     )
-    probe.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="of a segment (default: 2)")
+    probe.add_argument("--seconds", type=_amount, default=2.0, metavar="S", help="of a segment (default: 2)")
     probe.add_argument("--units", type=_count, default=50, metavar="U", help="MFCC units (default: 50)")
     _add_rate(probe, _counts, default="1 and all")
     _add_windows(probe)
@@ -116,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     onnx.add_argument("--trials", type=_count, default=50, metavar="N", help="signals to compare (default: 50)")
     _add_rate(onnx, _count)
 
-    for command in (encode, decode, tokens, evaluate, probe):
+    for command in (encode, decode, tokens, evaluate, compare, probe):
         command.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     return top
 
@@ -139,12 +162,28 @@ def _add_output(command: argparse.ArgumentParser, name: str) -> None:
 
 def _add_set(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
+    _add_inputs(command)
+
+
+def _add_inputs(command: argparse.ArgumentParser) -> None:
     command.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or CSV manifests")
     command.add_argument("--json", metavar="OUT", help="write every row and where it comes from; - for stdout")
     for option, rows in {"--where": "rows of a manifest", "--exclude": "without these rows"}.items():
         command.add_argument(
             option, action="append", default=[], type=_pair, metavar="COLUMN=VALUE", help=f"{rows}; repeatable"
         )
+
+
+def _add_protocol(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--size",
+        type=_side,
+        metavar="N",
+        help="scale a picture's shorter side to N and cut the middle; default: whole",
+    )
+    command.add_argument(
+        "--perceptual", metavar="FILE", help="measure LPIPS by these weights, made by sigtok-train backbone"
+    )
 
 
 def _add_windows(command: argparse.ArgumentParser) -> None:
@@ -161,6 +200,16 @@ def _add_rate(command: argparse.ArgumentParser, kind: Callable[[str], Any], defa
         command.add_argument("--window", type=kind, metavar="W", help="positions per window; default: the model's")
 
 
+def _add_target(command: argparse.ArgumentParser) -> None:
+    targets = command.add_mutually_exclusive_group()
+    for option, letter, text in (
+        ("--target-psnr", "DB", "the least of each picture with that PSNR; instead of --queries and --codebooks"),
+        ("--target-bpp", "X", "the most of each picture in so many bits per pixel"),
+        ("--target-bytes", "N", "the most of each input in so many bytes"),
+    ):
+        targets.add_argument(option, type=_amount, metavar=letter, help=text)
+
+
 def _add_downmix(command: argparse.ArgumentParser) -> None:
     command.add_argument("--downmix", action="store_true", help="average stereo if the model takes one channel")
 
@@ -171,18 +220,25 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _side(text: str) -> int:
+    side = _count(text)
+    if side > LARGEST_SIDE:
+        raise argparse.ArgumentTypeError(f"a side is 1 to {LARGEST_SIDE} pixels, got {side}")
+    return side
+
+
 def _counts(text: str) -> list[int]:
     return [_count(part) for part in text.split(",")]
 
 
-def _seconds(text: str) -> float:
+def _amount(text: str) -> float:
     try:
-        seconds = float(text)
+        amount = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"seconds are more than 0, got {text!r}")
-    return seconds
+        amount = 0.0
+    if not 0 < amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number is more than 0 here, got {text!r}")
+    return amount
 
 
 def _pair(text: str) -> tuple[str, str]:

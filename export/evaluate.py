@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -20,6 +22,8 @@ from sigtok.codecs.metrics.audio import mel_distance, si_sdr, stoi
 from sigtok.codecs.metrics.codes import CodeCounts
 from sigtok.codecs.metrics.features import cosine, relative_error
 from sigtok.codecs.metrics.image import ms_ssim, psnr, ssim
+from sigtok.codecs.metrics.perceptual import LPIPS, lpips
+from sigtok.codecs.metrics.ssimulacra import ssimulacra
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import Rate
 from sigtok.codecs.tokens import Tokens
@@ -58,7 +62,29 @@ METRICS: dict[str, dict[str, Metric]] = {
         "cosine": lambda reconstruction, reference, _: cosine(reconstruction, reference),
     },
 }
+OPTIONAL = ("lpips", "ssimulacra2")  # of images, where weights are given or the package is installed
 RESAMPLINGS = 1000  # of the bootstrap
+
+
+def metrics_of(modality: str, judge: LPIPS | None = None) -> dict[str, Metric]:
+    """All metrics that can run here: those of `METRICS`, and of images LPIPS if there is one, and SSIMULACRA2 if its
+    package is installed."""
+    metrics = dict(METRICS[modality])
+    if modality == "image" and judge is not None:
+        metrics["lpips"] = _of_pictures(partial(lpips, judge))
+    if modality == "image" and importlib.util.find_spec("ssimulacra2"):
+        metrics["ssimulacra2"] = _of_pictures(ssimulacra)
+    return metrics
+
+
+def _of_pictures(measure: Callable[[Tensor, Tensor], float]) -> Metric:
+    """A metric of signals that have no sample rate."""
+    return lambda reconstruction, reference, _: measure(reconstruction, reference)
+
+
+def metric_names(modality: str, summary: Mapping[str, Any]) -> list[str]:
+    """Metrics of a modality that a summary has, those of `METRICS` even if it has not."""
+    return [*METRICS[modality], *(name for name in OPTIONAL if name in summary)]
 
 
 class Trip(NamedTuple):
@@ -97,14 +123,22 @@ class Evaluation:
         codec: Any codec.
         rate: The operating point; None for all that the codec has.
         reader: Of the files; None for one that mixes nothing down and warns of what it resamples.
+        metrics: By name; None for those of `METRICS`.
 
     ``rows`` has one dict per file: ``file``, ``seconds`` or ``pixels``, ``bytes``, ``tokens``,
     ``bits_per_second`` or ``bits_per_pixel``, ``encode_seconds``, ``decode_seconds``, every metric, and under
     ``not_computed`` the reason for each that is None.
     """
 
-    def __init__(self, codec: Codec, rate: Rate | None = None, reader: Reader | None = None) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        rate: Rate | None = None,
+        reader: Reader | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> None:
         self.codec, self.rate = codec, codec.spec.resolve(rate)
+        self.metrics = METRICS[codec.spec.modality] if metrics is None else metrics
         self.reader = reader or Reader(codec.spec)
         self.counts = CodeCounts(codec.spec.codebook_sizes)
         self.rows: list[Row] = []
@@ -120,7 +154,7 @@ class Evaluation:
             if not self.rows:
                 self._warm_up(Path(folder) / "warm.sgt")
             trip = round_trip(self.codec, signal, self.rate, Path(folder) / "file.sgt")
-        row = {"file": os.fspath(path), **measured(self.codec, signal, trip)}
+        row = {"file": os.fspath(path), **measured(self.codec, signal, trip, self.metrics)}
         self.counts.add(trip.tokens.streams)
         self.rows.append(row)
         return row
@@ -135,8 +169,7 @@ class Evaluation:
             "codebooks": self.rate.codebooks,
             "queries": self.rate.queries,
             "window": list(self.rate.window or ()),
-            **_totals(self.rows),
-            **{name: _interval(self.rows, name) for name in METRICS[self.codec.spec.modality]},
+            **summarised(self.rows, self.metrics),
             "codes": self.counts.summary(),
         }
 
@@ -156,28 +189,37 @@ def evaluate(codec: Codec, paths: Sequence[str | os.PathLike[str]], rate: Rate |
     return [evaluation.measure(path) for path in paths]
 
 
-def measured(codec: Codec, signal: Tensor, trip: Trip) -> Row:
+def measured(codec: Codec, signal: Tensor, trip: Trip, metrics: Mapping[str, Metric] | None = None) -> Row:
     """What can be said about a signal ``[C, *extent]`` and its trip."""
     spec, bits, extent = codec.spec, 8 * trip.bytes, signal.shape[1:]
-    row: Row = {"tokens": sum(stream.numel() for stream in trip.tokens.streams), "bytes": trip.bytes}
+    row: Row = {"tokens": sum(int((stream >= 0).sum()) for stream in trip.tokens.streams), "bytes": trip.bytes}
     times = {"encode_seconds": trip.encode_seconds, "decode_seconds": trip.decode_seconds}
     if spec.sample_rate is not None:
         seconds = extent[0] / spec.sample_rate
         row |= {"seconds": seconds, "bits_per_second": bits / seconds if seconds else None, **times}
     else:
-        pixels = math.prod(extent)
-        row |= {"pixels": pixels, "bits_per_pixel": bits / pixels, **times}
-    quality, reasons = distances(trip.reconstruction, signal, spec.modality, spec.sample_rate or 0)
+        row |= {**area(signal, trip.bytes), **times}
+    quality, reasons = distances(trip.reconstruction, signal, spec.modality, spec.sample_rate or 0, metrics)
     return row | quality | ({"not_computed": reasons} if reasons else {})
 
 
+def area(signal: Tensor, size: int) -> Row:
+    """The pixels of a picture ``[C, H, W]``, and the rate of a file of so many bytes."""
+    pixels = math.prod(signal.shape[1:])
+    return {"pixels": pixels, "bits_per_pixel": 8 * size / pixels}
+
+
 def distances(
-    reconstruction: Tensor, reference: Tensor, modality: str, sample_rate: int
+    reconstruction: Tensor,
+    reference: Tensor,
+    modality: str,
+    sample_rate: int,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Every metric of a pair ``[C, *extent]``, None where it says nothing; and why."""
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
-    for name, metric in METRICS[modality].items():
+    for name, metric in (METRICS[modality] if metrics is None else metrics).items():
         try:
             if not reference.numel():
                 raise ValueError("the file is empty")
@@ -187,14 +229,20 @@ def distances(
             if not math.isfinite(value):
                 raise ValueError(f"it is {value}; both signals are equal" if value > 0 else f"it is {value}")
             values[name] = value
-        except ValueError as error:
+        except (ValueError, ImportError) as error:
             values[name], reasons[name] = None, str(error)
     return values, reasons
 
 
+def summarised(rows: Sequence[Mapping[str, Any]], metrics: Iterable[str]) -> Row:
+    """Rows of files as one: totals, rates by duration or area, and means of metrics with their intervals."""
+    return {**_totals(rows), **{name: _interval(rows, name) for name in metrics}}
+
+
 def _totals(rows: Sequence[Mapping[str, Any]]) -> Row:
     kind = "pixels" if rows and "pixels" in rows[0] else "seconds"
-    names = ("tokens", "bytes", kind, "encode_seconds", "decode_seconds")
+    counted = ["tokens"] if not rows or "tokens" in rows[0] else []  # other formats have none
+    names = (*counted, "bytes", kind, "encode_seconds", "decode_seconds")
     totals: Row = {"files": len(rows)} | {name: sum(row[name] for row in rows) for name in names}
     size, bits = totals[kind], 8 * totals["bytes"]
     unit, speed = (

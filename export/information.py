@@ -10,7 +10,7 @@ from typing import Any
 
 from sigtok.codecs.bitstream import Header, read
 from sigtok.codecs.pretrained import bundled
-from sigtok.codecs.spec import CodecSpec, Rate
+from sigtok.codecs.spec import CodecSpec, Extent, Rate
 from sigtok.codecs.streaming import delay, start_decoding, start_encoding, state_bytes, streams
 
 from .exits import DATA, GOOD, Failure, located
@@ -56,8 +56,11 @@ def _record(path: str, data: bytes, header: Header, model: str | None) -> dict[s
     record = {"file": path, "bytes": len(data), "model": name, **plain(header), "checked": whole}
     if whole:
         stream = read(data, spec, bytes.fromhex(about["stream_id"]) if about else None)
-        record["tokens"] = sum(len(codes) for codes in stream.codes)
         header = stream.header
+        there = [int((codes >= 0).sum()) for codes in stream.codes]
+        record["tokens"] = sum(there)
+        if header.granular:
+            record |= {"tokens_of_granularities": there, "shares": _shares(header.spec, header.extent, there)}
     if header.sample_rate:
         record |= {"sample_rate": header.sample_rate, "seconds": header.extent[0] / header.sample_rate}
         if header.extent[0]:
@@ -65,6 +68,12 @@ def _record(path: str, data: bytes, header: Header, model: str | None) -> dict[s
     if header.modality == "image":
         record["bits_per_pixel"] = 8 * record["bytes"] / math.prod(header.extent)
     return record
+
+
+def _shares(spec: CodecSpec, extent: Extent, there: list[int]) -> list[float]:
+    """Of a file of several granularities, the part of the signal that each codebook speaks for."""
+    pairs = zip(there, spec.token_counts(extent), strict=True)
+    return [round(count / most, 4) if most else 0.0 for count, most in pairs]
 
 
 def _streaming(name: str, spec: CodecSpec) -> dict[str, Any] | str:
@@ -84,7 +93,16 @@ def _streaming(name: str, spec: CodecSpec) -> dict[str, Any] | str:
 
 
 def operating_points(spec: CodecSpec) -> list[Rate]:
-    """One thing at a time: numbers of codebooks, of queries in halves, and windows; all else as it is by default."""
+    """One thing at a time: numbers of codebooks, of queries in halves, and windows; all else as it is by default.
+
+    Of several granularities, each alone and then the windows.
+    """
+    if spec.granular:
+        alone = [
+            tuple(float(book == other) for other in range(spec.num_codebooks)) for book in range(spec.num_codebooks)
+        ]
+        points = [Rate(shares=shares) for shares in alone] + [Rate(window=window) for window in spec.windows]
+        return [spec.resolve(point) for point in points]
     halvings = range(min(6, spec.queries.bit_length() - 1), 0, -1)
     points = [Rate(codebooks=count) for count in range(1, spec.num_codebooks)]
     points += [Rate(queries=spec.queries >> halving) for halving in halvings]
@@ -95,12 +113,15 @@ def operating_points(spec: CodecSpec) -> list[Rate]:
 def _rate(spec: CodecSpec, rate: Rate) -> dict[str, Any]:
     window = "x".join(map(str, rate.window or ()))
     values: dict[str, Any] = {"window": window, "codebooks": rate.codebooks, "queries": rate.queries}
+    if spec.granular:
+        values["shares"] = list(rate.shares or ())
     if spec.modality != "image":
         values["tokens_per_second"] = round(spec.token_rate(rate), 3)
         values["nominal_bits_per_second"] = round(spec.nominal_bits_per_second(rate), 1)
     else:
         pixels = spec.step(rate)
-        values["tokens_per_window"] = sum(spec.token_counts(pixels, rate))
+        pairs = zip(spec.token_counts(pixels, rate), rate.shares or (1,) * spec.num_codebooks, strict=False)
+        values["tokens_per_window"] = round(sum(count * share for count, share in pairs), 3)
         values["nominal_bits_per_pixel"] = round(spec.bits(pixels, rate) / math.prod(pixels), 5)
     return values
 

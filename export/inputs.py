@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from sigtok.codecs.features import FEATURE_SUFFIXES, read_features
-from sigtok.codecs.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, audio_info, kind_of, read_audio, read_image
+from sigtok.codecs.media import (
+    AUDIO_SUFFIXES,
+    IMAGE_SUFFIXES,
+    audio_info,
+    cut_square,
+    kind_of,
+    read_audio,
+    read_image,
+)
 from sigtok.codecs.spec import CodecSpec
 
 from .exits import DATA, USAGE, Failure
@@ -137,10 +145,18 @@ class Reader:
         spec: The codec's.
         downmix: Stereo may become mono.
         tell: Gets one line of text for what was resampled or clipped.
+        size: Of pictures: the shorter side is scaled to so many pixels and the middle square cut out; None for whole
+            pictures.
     """
 
-    def __init__(self, spec: CodecSpec, downmix: bool = False, tell: Callable[[str], None] = warnings.warn) -> None:
-        self.spec, self.downmix, self.tell = spec, downmix, tell
+    def __init__(
+        self,
+        spec: CodecSpec,
+        downmix: bool = False,
+        tell: Callable[[str], None] = warnings.warn,
+        size: int | None = None,
+    ) -> None:
+        self.spec, self.downmix, self.tell, self.size = spec, downmix, tell, size
         self.resampled: set[int] = set()
 
     def read(self, path: str | os.PathLike[str]) -> Tensor:
@@ -158,7 +174,8 @@ class Reader:
                 f"{path}: {self.spec.name} takes {self.spec.modality} files, got {kind}; use another model"
             )
         if self.spec.modality == "image":
-            return torch.from_numpy(read_image(path))
+            picture = read_image(path)
+            return torch.from_numpy(picture if self.size is None else cut_square(picture, self.size))
         if self.spec.modality == "features":
             return torch.from_numpy(read_features(path, self.spec.channels))
         self._check(path)

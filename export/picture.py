@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 460, 320  # of one panel's axes, pixels
 LEFT, TOP, BOTTOM, GAP, LEGEND = 68, 44, 56, 92, 150
+LETTER = 7  # pixels, at most
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a5195", "#b8860b", "#444444")  # after Okabe and Ito, 2008
 DASHES = ("", "6 4", "2 3")  # once the colours are used up
 
@@ -47,7 +48,7 @@ def svg(title: str, panels: Sequence[Panel]) -> str:
         raise ValueError("a picture needs at least one point, got none; measure files that are not empty")
     names = [curve.name for curve in drawn[0].curves]
     legend = LEFT + len(drawn) * (WIDTH + GAP) - GAP + 28
-    size = f"{legend + LEGEND} {TOP + HEIGHT + BOTTOM}"
+    size = f"{legend + max(LEGEND, 40 + LETTER * max(map(len, names)))} {TOP + HEIGHT + BOTTOM}"
     width, height = size.split()
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {size}" '

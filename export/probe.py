@@ -204,7 +204,8 @@ def code_shares(codec: Codec, tokens: Tokens, length: int) -> Float[Tensor, "M F
     """The share of every code of every codebook among the tokens of a segment; F is the sum of all K."""
     shares, positions = [], codec.spec.positions(tokens.extents[0], tokens.rate)
     for stream, stride, size in zip(tokens.streams, codec.spec.strides, codec.spec.codebook_sizes, strict=False):
-        codes = _segments(stream[0].cpu().repeat_interleave(stride)[:positions], length)
+        places = torch.arange(positions) * stride.denominator // stride.numerator
+        codes = _segments(stream[0].cpu()[places], length)
         ones = torch.full(codes.shape, 1 / length)
         shares.append(torch.zeros(len(codes), size).scatter_add_(1, codes, ones))
     return torch.cat(shares, dim=-1)

@@ -78,7 +78,13 @@ def _named(name: str) -> Iterator[None]:
         raise Failure(DATA, located(name, str(error))) from error
 
 
-def resolve(spec: CodecSpec, codebooks: int | None, queries: int | None, window: int | None = None) -> Rate:
+def resolve(
+    spec: CodecSpec,
+    codebooks: int | None,
+    queries: int | None,
+    window: int | None = None,
+    shares: tuple[float, ...] | None = None,
+) -> Rate:
     """The operating point that the command line asks for; the window is as long along every axis.
 
     Raises:
@@ -86,7 +92,7 @@ def resolve(spec: CodecSpec, codebooks: int | None, queries: int | None, window:
     """
     shape = None if window is None else (window,) * len(spec.hop)
     try:
-        return spec.resolve(Rate(codebooks=codebooks, queries=queries, window=shape))
+        return spec.resolve(Rate(codebooks=codebooks, queries=queries, window=shape, shares=shares))
     except ValueError as error:
         raise Failure(USAGE, f"{error}; choose a rate that it has") from error
 

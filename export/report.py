@@ -8,6 +8,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise, product
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 import torch
 
 from sigtok.codecs.codec import Codec
+from sigtok.codecs.metrics.perceptual import LPIPS, load_lpips, read_tensors
 from sigtok.codecs.pretrained import stream_id
 
-from .evaluate import METRICS, Evaluation, Row
-from .exits import USAGE, Failure, say
-from .inputs import SUFFIXES, Item, Reader, gather
+from .evaluate import Evaluation, Row, metric_names, metrics_of
+from .exits import DATA, USAGE, Failure, located, say
+from .inputs import SUFFIXES, Inputs, Item, Reader, gather
 from .outputs import check_not_input, identities, making, write_file
 from .picture import Curve, Panel, Point, svg
 from .released import open_model, resolve, spec_of
@@ -35,7 +37,11 @@ UNITS = {  # of the rate
 }
 DRAWN = {
     "audio": {"mel_distance": "mel distance, in log10 (lower is better)", "stoi": "STOI, 0 to 1 (higher is better)"},
-    "image": {"psnr": "PSNR, dB (higher is better)", "ms_ssim": "MS-SSIM, 0 to 1 (higher is better)"},
+    "image": {
+        "psnr": "PSNR, dB (higher is better)",
+        "ms_ssim": "MS-SSIM, 0 to 1 (higher is better)",
+        "lpips": "LPIPS, 0 is equal (lower is better)",
+    },
     "features": {"relative_error": "relative error (lower is better)", "cosine": "cosine (higher is better)"},
 }
 MOST_RISE = 0.01  # of mel distance, from one number of codebooks to the next
@@ -46,19 +52,14 @@ def evaluate(args: Namespace) -> int:
     spec = spec_of(args.model)
     asked = product(args.windows or [None], args.codebooks or [None], args.queries or [None])
     rates = [resolve(spec, codebooks, queries, window) for window, codebooks, queries in asked]
+    check_pictures_only(spec.modality, {"--size": args.size, "--perceptual": args.perceptual})
     inputs = gather(args.inputs, SUFFIXES[spec.modality], args.where, args.exclude)
-    read = identities([*args.inputs, *(item.path for item in inputs.items)])
-    for path in (path for path in (args.json, args.picture) if path and path != "-"):
-        check_not_input(Path(path), read)
-    if args.picture and not args.picture.lower().endswith(".svg"):
-        raise Failure(USAGE, f"{args.picture}: a picture is an .svg file, got another name; rename it")
-    if args.picture and args.picture == args.json:
-        raise Failure(USAGE, f"{args.picture}: --picture and --json are two files, got one name; rename one")
-    if args.picture and not Path(args.picture).absolute().parent.is_dir():
-        raise Failure(USAGE, f"{args.picture}: a picture goes into a folder that exists, got none; make it")
+    check_outputs(args, inputs)
+    judge = open_judge(args.perceptual)
     codec = open_model(args.model, args.device)
-    reader = Reader(spec, args.downmix, say)  # one for all rates: it tells once
-    evaluations = [Evaluation(codec, rate, reader) for rate in rates]
+    reader = Reader(spec, args.downmix, say, args.size)  # one for all rates: it tells once
+    metrics = metrics_of(spec.modality, judge)
+    evaluations = [Evaluation(codec, rate, reader, metrics) for rate in rates]
 
     def work(item: Item, path: str) -> None:
         for evaluation in evaluations:
@@ -70,16 +71,62 @@ def evaluate(args: Namespace) -> int:
     return code
 
 
+def check_pictures_only(modality: str, options: Mapping[str, Any]) -> None:
+    """Raise Failure if an option for pictures was given for something else."""
+    given = next((name for name, value in options.items() if value), None)
+    if given and modality != "image":
+        raise Failure(USAGE, f"{given} is for pictures, got a model of {modality}; drop it")
+
+
+def check_outputs(args: Namespace, inputs: Inputs) -> None:
+    """Raise Failure if what ``--json`` and ``--picture`` name cannot be written, or is an input."""
+    read = identities([*args.inputs, *(item.path for item in inputs.items)])
+    for path in (path for path in (args.json, args.picture) if path and path != "-"):
+        check_not_input(Path(path), read)
+    if args.picture and not args.picture.lower().endswith(".svg"):
+        raise Failure(USAGE, f"{args.picture}: a picture is an .svg file, got another name; rename it")
+    if args.picture and args.picture == args.json:
+        raise Failure(USAGE, f"{args.picture}: --picture and --json are two files, got one name; rename one")
+    if args.picture and not Path(args.picture).absolute().parent.is_dir():
+        raise Failure(USAGE, f"{args.picture}: a picture goes into a folder that exists, got none; make it")
+
+
+def open_judge(path: str | None) -> LPIPS | None:
+    """LPIPS with the weights of a file; None without one.
+
+    Raises:
+        Failure: If there is no such file, it is another's, or has no linear heads.
+    """
+    if path is None:
+        return None
+    try:
+        judge = load_lpips(path)
+    except ValueError as error:
+        raise Failure(DATA if Path(path).is_file() else USAGE, located(path, str(error))) from error
+    if judge.heads is None:
+        raise Failure(DATA, f"{path}: LPIPS has linear heads, this file has none; make it again with --heads")
+    return judge
+
+
+def protocol(size: int | None, perceptual: str | None) -> Row:
+    """How pictures were measured, for the record: their size, None for whole ones, and the weights of LPIPS."""
+    weights = None
+    if perceptual is not None:
+        data = Path(perceptual).read_bytes()
+        weights = {"file": Path(perceptual).name, "sha256": sha256(data).hexdigest(), **read_tensors(perceptual)[1]}
+    return {"size": size, "perceptual": weights}
+
+
 def _tell(args: Namespace, codec: Codec, evaluations: Sequence[Evaluation], asked: int) -> None:
     record, modality = report(codec, evaluations, args.line, asked), codec.spec.modality
+    if modality == "image":
+        record |= protocol(args.size, args.perceptual)
     if args.json != "-":
         print(table(modality, record["rates"]))
         if rise := record["mel_distance_rise"]:
             print(verdict(rise))
     if args.picture:
-        text = picture(codec.spec.name, modality, record["rates"])
-        with making(Path(args.picture)):
-            write_file(args.picture, text.encode())
+        write_text(args.picture, picture(codec.spec.name, modality, record["rates"]))
     write_json(args.json, record)
 
 
@@ -89,8 +136,13 @@ def write_json(path: str | None, record: Mapping[str, Any]) -> None:
     if path == "-":
         sys.stdout.write(text)
     elif path:
-        with making(Path(path)):
-            write_file(path, text.encode())
+        write_text(path, text)
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with making(Path(path)):
+        write_file(path, text.encode())
 
 
 def report(codec: Codec, evaluations: Sequence[Evaluation], line: Sequence[str], asked: int) -> dict[str, Any]:
@@ -116,10 +168,13 @@ def report(codec: Codec, evaluations: Sequence[Evaluation], line: Sequence[str],
 
 def origin(codec: Codec, line: Sequence[str]) -> dict[str, Any]:
     """What figures come from: command, model, versions, machine."""
+    return {**circumstances(line), "model": codec.spec.name, "stream_id": (codec.stream_id or stream_id(codec)).hex()}
+
+
+def circumstances(line: Sequence[str]) -> dict[str, Any]:
+    """What figures of any model come from: command, versions, machine."""
     return {
         "command": shlex.join(line),
-        "model": codec.spec.name,
-        "stream_id": (codec.stream_id or stream_id(codec)).hex(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
     }
@@ -129,13 +184,13 @@ def table(modality: str, rates: Sequence[Row]) -> str:
     """One line per rate, of summaries of evaluations, in Markdown."""
     unit, speed = UNITS[modality][0], "megapixels_per_second" if modality == "image" else "x_real_time"
     short = {"x_real_time": "x real time", "megapixels_per_second": "MP/s"}[speed]
-    counts = ("codebooks", "queries", "files", "tokens", "bytes")
+    counts, metrics = ("codebooks", "queries", "files", "tokens", "bytes"), metric_names(modality, rates[0])
     rows = []
     for rate in rates:
-        means = [number(rate[metric]["mean"]) for metric in METRICS[modality]]
+        means = [number(rate[metric]["mean"]) for metric in metrics]
         speeds = [number(rate[f"{way}_{speed}"]) for way in ("encode", "decode")]
         rows.append([shown(rate["window"]), *(str(rate[key]) for key in counts), number(rate[unit]), *means, *speeds])
-    heads = ["window", *counts, unit.replace("_", " "), *METRICS[modality], f"encode {short}", f"decode {short}"]
+    heads = ["window", *counts, unit.replace("_", " "), *metrics, f"encode {short}", f"decode {short}"]
     return markdown(heads, rows)
 
 
@@ -176,7 +231,7 @@ def picture(name: str, modality: str, rates: Sequence[Row]) -> str:
     keys = ("window", "queries") if len({rate["codebooks"] for rate in rates}) > 1 else ("window",)
     several = "queries" in keys and len({rate["queries"] for rate in rates}) > 1
     panels = []
-    for metric, label in DRAWN[modality].items():
+    for metric, label in drawn(modality, rates[0]):
         curves = []
         for group in _curves(rates, *keys).values():
             queries = f", {group[0]['queries']} queries" if several else ""
@@ -185,6 +240,11 @@ def picture(name: str, modality: str, rates: Sequence[Row]) -> str:
             curves.append(Curve(f"window {shown(group[0]['window'])}{queries}", tuple(sorted(points))))
         panels.append(Panel(f"rate of real bytes, {short}", label, tuple(curves)))
     return svg(f"{name}: quality over rate", panels)
+
+
+def drawn(modality: str, summary: Row) -> list[tuple[str, str]]:
+    """Metrics that a picture shows, of those that a summary has, and the names of their axes."""
+    return [(metric, label) for metric, label in DRAWN[modality].items() if metric in summary]
 
 
 def _curves(rates: Sequence[Row], *keys: str) -> dict[str, list[Row]]:

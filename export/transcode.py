@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sigtok.codecs.features import npy_of
-from sigtok.codecs.files import compress, decompress, tokens_from_bytes
+from sigtok.codecs.files import compress, decompress, tokens_from_bytes, tokens_to_bytes
 from sigtok.codecs.media import write_audio, write_image
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import CodecSpec
@@ -24,6 +24,7 @@ from .exits import BUG, DATA, GOOD, IO, NO_OUTPUT, SOME_BAD, USAGE, Failure, Sto
 from .inputs import SUFFIXES, Inputs, Item, Reader, gather, on_disk
 from .outputs import Outputs, check_stdout_is_no_terminal, write_file
 from .released import Models, is_sgt, open_model, read_file, resolve, spec_of
+from .targets import target_of
 
 SGT = (".sgt",)
 WRITTEN = {"audio": (".wav", ".flac"), "image": (".png", ".webp", ".jpg", ".jpeg"), "features": (".npy",)}
@@ -33,12 +34,19 @@ def encode(args: Namespace) -> int:
     """Every input to its ``.sgt`` file."""
     spec = spec_of(args.model)
     rate = resolve(spec, args.codebooks, args.queries, args.window)
+    wanted = target_of(args, spec)
     inputs = gather(args.inputs, SUFFIXES[spec.modality])
     outputs = Outputs(args.output, inputs, SGT)
     codec, reader = open_model(args.model, args.device), Reader(spec, args.downmix, say)
 
     def work(item: Item, path: str) -> None:
-        data = compress(codec, reader.read(path)[None], rate)
+        signal = reader.read(path)[None]
+        if wanted is None:
+            data = compress(codec, signal, rate)
+        else:
+            chosen, line = wanted.choose(codec, signal, rate)
+            data = tokens_to_bytes(chosen, codec.stream_id or stream_id(codec))
+            say(f"{item.path}: {line}")
         with outputs.place(item, SGT) as target:
             write_file(target, data)
 

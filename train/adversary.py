@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from sigtok.train.discriminators.base import Judgement
-from sigtok.train.losses.adversarial import AdversarialLoss, feature_matching
+from sigtok.train.losses.adversarial import AdversarialLoss, LeCam, feature_matching
 
 NAMES = ("adversarial", "feature_matching")
 
@@ -23,6 +23,7 @@ class Adversary(nn.Module):
         discriminators: Each judges a signal at several scales.
         form: "hinge" or "least_squares".
         relative: Divide feature distances by the mean magnitude of the real features.
+        lecam: Weight of LeCam's regulariser of the discriminators, 0 for none; 0.05 in IBQ and MAGVIT-v2.
         start: First step at which discriminators learn and are heard.
         ramp: Steps over which they gain their full weight.
         every: Steps of the codec for one of the discriminators.
@@ -37,6 +38,7 @@ class Adversary(nn.Module):
         discriminators: Sequence[nn.Module],
         form: Literal["hinge", "least_squares"] = "hinge",
         relative: bool = False,
+        lecam: float = 0.0,
         start: int = 0,
         ramp: int = 0,
         every: int = 1,
@@ -52,7 +54,7 @@ class Adversary(nn.Module):
                 f"{len(discriminators)}, {start}, {ramp}, {every}"
             )
         self.discriminators = nn.ModuleList(discriminators)
-        self.loss, self.relative = AdversarialLoss(form), relative
+        self.loss, self.relative = AdversarialLoss(form, LeCam(lecam) if lecam else None), relative
         self.start, self.ramp, self.every, self.crop = start, ramp, every, crop
         self.learning_rate, self.betas, self.gradient_clip = learning_rate, betas, gradient_clip
 

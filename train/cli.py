@@ -1,4 +1,4 @@
-"""`sigtok-train fit | validate | test | predict | features | prior`: YAML to a run, mistakes to one line."""
+"""`sigtok-train fit | validate | test | predict | features | prior | backbone`: YAML to a run, mistakes to one line."""
 
 import os
 import sys
@@ -11,10 +11,10 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from . import features, prior
+from . import backbones, features, prior
 from .task import CodecTask
 
-COMMANDS = {"features": features.main, "prior": prior.main}  # commands without a trainer
+COMMANDS = {"features": features.main, "prior": prior.main, "backbone": backbones.main}  # without a trainer
 MISTAKES = (ArgumentError, MisconfigurationException, ValueError, TypeError, ArithmeticError, RuntimeError, OSError)
 
 

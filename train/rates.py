@@ -37,19 +37,28 @@ class Draw:
 
 @dataclass(frozen=True)
 class Rates:
-    """How the operating point is drawn: codebooks (quantizer dropout), queries (nested dropout), window.
+    """How the operating point is drawn: codebooks (quantizer dropout), queries (nested dropout), window, shares.
 
     Args:
         codebooks: How many codebooks are in use.
         queries: How many queries per window are in use.
         windows: Windows drawn evenly, each a list of positions along every axis; the codec's default when empty.
+        shares: For a codec of several granularities, shares drawn evenly, each a list of parts of the signal that sum
+            to 1; the codec's default when empty.
         seed: With the step, all that a draw depends on: every machine agrees and a resumed run repeats it.
     """
 
     codebooks: Draw = field(default_factory=Draw)
     queries: Draw = field(default_factory=Draw)
     windows: Sequence[Sequence[int]] = ()
+    shares: Sequence[Sequence[float]] = ()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the parts of all shares are a whole."""
+        for parts in self.shares:
+            if min(parts, default=-1) < 0 or abs(sum(parts) - 1) > 1e-6:
+                raise ValueError(f"shares are at least 0 and sum to 1, got {tuple(parts)} among those to draw")
 
     def at(self, step: int, spec: CodecSpec) -> Rate:
         """The rate of one step.
@@ -61,4 +70,5 @@ class Rates:
         window = generator.choice(self.windows) if self.windows else spec.windows[0]
         codebooks = self.codebooks.count(spec.num_codebooks, generator)
         queries = self.queries.count(spec.queries, generator)
-        return spec.resolve(Rate(codebooks=codebooks, queries=queries, window=tuple(window)))
+        shares = tuple(generator.choice(self.shares)) if self.shares else None
+        return spec.resolve(Rate(codebooks=codebooks, queries=queries, window=tuple(window), shares=shares))

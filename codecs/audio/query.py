@@ -41,7 +41,7 @@ class AudioQueryEncoder(nn.Module):
         self, front: nn.Module, queries: QueryEncoder | AnchoredQueryEncoder, latent_dim: int, hop: int
     ) -> None:
         super().__init__()
-        self.front, self.queries, self.hop = front, queries, hop
+        self.front, self.queries, self.hop, self.nested = front, queries, hop, queries.nested
         self.project = nn.Linear(queries.transformer.dim, latent_dim)
         features = queries.most * latent_dim  # each query by itself, so that it does not matter how many are sent
         self.norm = nn.BatchNorm1d(features, momentum=0.02, affine=False)  # else they share most of their length

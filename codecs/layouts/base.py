@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
 
 import torch
 from jaxtyping import Bool, Int
@@ -27,7 +29,8 @@ class Layout(ABC):
 
     Args:
         spec: The codec.
-        rate: The operating point of all tokens that pass, None for the codec's default.
+        rate: The operating point of all tokens that pass, None for the codec's default. Its shares do not matter: ids
+            say themselves which code stands where.
         vocabulary: What ids mean; None for ranges that are the same at every rate.
     """
 
@@ -36,7 +39,7 @@ class Layout(ABC):
 
     def __init__(self, spec: CodecSpec, rate: Rate | None = None, *, vocabulary: Vocabulary | None = None) -> None:
         self.spec = spec
-        self.rate = spec.resolve(rate)
+        self.rate = spec.resolve(replace(rate or Rate(), shares=None))  # as in `Tokens`
         self.vocabulary = vocabulary or Vocabulary(spec)
         if self.vocabulary.spec != spec or self.vocabulary.rate not in (None, self.rate):
             raise ValueError(
@@ -59,7 +62,8 @@ class Layout(ABC):
 
         Args:
             ids: Integers, shaped as ``axes`` says.
-            extents: Per item, samples or pixels. None for audio: the samples of the whole windows that came.
+            extents: Per item, samples or pixels. None where they follow from the ids, for audio as the samples of the
+                whole windows that came.
             strict: Whether a position counts only once all its codebooks came. False counts it from codebook 0
                 on, and gives -1 (which decodes to nothing) for what the extents promise and the ids do not hold.
 
@@ -94,17 +98,31 @@ class Layout(ABC):
         return self.spec.codebook_sizes[: self.rate.codebooks]
 
     @property
-    def strides(self) -> tuple[int, ...]:
+    def strides(self) -> tuple[int | Fraction, ...]:
         """Positions per code of the codebooks in use."""
         return self.spec.strides[: self.rate.codebooks]
 
+    def _all_speak(self) -> None:
+        """Raise unless all codebooks have all their codes."""
+        if self.spec.granular:
+            raise ValueError(
+                f"{type(self).__name__} lays out codebooks that speak for every position, those of {self.spec.name} "
+                f"take turns; use the layout granularity_blocks"
+            )
+
     def _one_rate(self) -> None:
         """Raise unless all codebooks have a code for each position."""
+        self._all_speak()
         if set(self.spec.strides) != {1}:
+            whole = all(isinstance(stride, int) for stride in self.spec.strides)
             raise ValueError(
                 f"{type(self).__name__} lays out codebooks of one rate (strides of 1), {self.spec.name} has "
-                f"strides {self.spec.strides}; use the layout hierarchical"
+                f"strides {self._shown()}; use the layout {'hierarchical' if whole else 'scale_wise'}"
             )
+
+    def _shown(self) -> str:
+        """The strides of all codebooks, for messages."""
+        return f"({', '.join(map(str, self.spec.strides))})"
 
     def _checked(self, tokens: Tokens) -> tuple[Int[Tensor, "B Q M"], Bool[Tensor, "B Q M"], Int[Tensor, " B"]]:
         """The codes of tokens that this layout may write, which of them belong to a signal, and its positions."""
@@ -118,6 +136,17 @@ class Layout(ABC):
         streams = [pad(stream, (0, most - stream.shape[1]), value=ABSENT) for stream in tokens.streams]
         codes = torch.stack(streams, dim=1)
         return codes, self._within(codes, tokens.extents), self._frames(codes, tokens.extents)
+
+    def _check_whole(self, codes: Int[Tensor, "B Q M"], within: Bool[Tensor, "B Q M"]) -> None:
+        """Raise unless the codes are those that belong to the signals."""
+        wrong = ((codes == ABSENT) == within).nonzero()
+        if len(wrong):
+            item, book, place = wrong[0].tolist()
+            raise ValueError(
+                f"item {item} has codes at its first {int(within[item, book].sum())} places of codebook {book} and -1 "
+                f"behind, got {int(codes[item, book, place])} at {place}; lay out whole signals, or use the layout "
+                f"elastic where queries are absent"
+            )
 
     def _frames(self, items: Tensor, extents: Sequence[Extent]) -> Int[Tensor, " B"]:
         """Positions of the signals of these extents, one for each of the items ``[B, ...]``."""
@@ -154,9 +183,10 @@ class Layout(ABC):
         extents: Sequence[Extent] | None,
         strict: bool,
     ) -> Tokens:
-        """The tokens of codes, of which the ids said some."""
-        places = torch.arange(codes.shape[-1] * max(self.strides), device=codes.device)
-        places = (places // codes.new_tensor(self.strides)[:, None]).clamp(max=codes.shape[-1])
+        """The tokens of codes, of which the ids said some; M is at least the positions that they begin."""
+        over, under = self._ratios(codes)
+        places = torch.arange(codes.shape[-1] + int(max(self.strides)), device=codes.device)
+        places = (places * under[:, None] // over[:, None]).clamp(max=codes.shape[-1])
         held = pad(said, (0, 1)).gather(2, places.expand(len(codes), -1, -1))  # [B, Q, positions]
         counted = held.all(1) if strict else held[:, 0]
         found = counted.long().cumprod(-1).sum(-1).tolist()
@@ -173,12 +203,17 @@ class Layout(ABC):
             item = int(wrong[0])
             raise ValueError(
                 f"item {item} of extent {extents[item]} has {frames[item]} positions, the ids complete "
-                f"{found[item]} and begin {int(held[item].any(0).sum())}; pass the extents of these ids, or "
-                f"strict=False where ids were cut"
+                f"{int(counted[item].sum())} and begin {int(held[item].any(0).sum())}; pass the extents of these ids, "
+                f"or strict=False where ids were cut"
             )
         codes = codes.masked_fill(~within, ABSENT)
         streams = tuple(codes[:, book, :count] for book, count in enumerate(longest))
         return Tokens(streams, tuple(extents), self.rate, self.spec)
+
+    def _ratios(self, like: Tensor) -> tuple[Int[Tensor, " Q"], Int[Tensor, " Q"]]:
+        """Numerators and denominators of the strides of the codebooks in use."""
+        over, under = ([getattr(stride, part) for stride in self.strides] for part in ("numerator", "denominator"))
+        return like.new_tensor(over), like.new_tensor(under)
 
     def _reached(self, found: list[int]) -> list[Extent]:
         """Extents of whole windows; what hangs over the last one was cut midway."""

@@ -1,4 +1,4 @@
-"""Layouts that are a map from the cells of a sequence to (codebook, place): all but `Elastic`.
+"""Layouts that are a map from the cells of a sequence to (codebook, place), whatever the extent.
 
 A member says which code a cell holds; both directions, all checks and the masks of legal ids follow from that one map.
 A position of all codebooks is called a frame: code i of a codebook of stride r begins with frame ``i * r``.
@@ -53,7 +53,8 @@ class FrameLayout(Layout):
     and where it ends, by EOA, the signal has the frames that it began.
 
     Raises:
-        ValueError: If the codebooks run at different rates, unless the member is for that (``multirate``).
+        ValueError: If the codebooks take turns, or run at different rates and the member is not for that
+            (``multirate``).
     """
 
     filler = "PAD"
@@ -61,6 +62,7 @@ class FrameLayout(Layout):
 
     def __init__(self, spec: CodecSpec, rate: Rate | None = None, *, vocabulary: Vocabulary | None = None) -> None:
         super().__init__(spec, rate, vocabulary=vocabulary)
+        self._all_speak()
         if not self.multirate:
             self._one_rate()
 
@@ -79,14 +81,7 @@ class FrameLayout(Layout):
             ValueError: If the tokens are of another spec or rate, or a code is absent or out of range.
         """
         codes, within, frames = self._checked(tokens)
-        wrong = ((codes == ABSENT) == within).nonzero()
-        if len(wrong):
-            item, book, place = wrong[0].tolist()
-            raise ValueError(
-                f"item {item} has codes at its first {int(within[item, book].sum())} places of codebook {book} and -1 "
-                f"behind, got {int(codes[item, book, place])} at {place}; lay out whole signals, or use the layout "
-                f"elastic where queries are absent"
-            )
+        self._check_whole(codes, within)
         filler, waste = self.vocabulary.special(self.filler), codes.shape[-1]
         offsets = codes.new_tensor(self.vocabulary.offsets[: self.num_codebooks])
         ids = torch.where(codes == ABSENT, filler, codes + offsets[:, None])

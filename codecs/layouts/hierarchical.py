@@ -25,7 +25,7 @@ class Hierarchical(FrameLayout):
     before those that refine it. The last block ends where the signal does. With strides of 1 this is `Flatten`.
 
     Raises:
-        ValueError: If a stride does not divide the coarsest.
+        ValueError: If a stride is no whole number or does not divide the coarsest.
     """
 
     causal = True
@@ -34,12 +34,14 @@ class Hierarchical(FrameLayout):
 
     def __init__(self, spec: CodecSpec, rate: Rate | None = None, *, vocabulary: Vocabulary | None = None) -> None:
         super().__init__(spec, rate, vocabulary=vocabulary)
-        self.block = max(self.strides)
-        if any(self.block % stride for stride in self.strides):
-            raise ValueError(f"strides divide the coarsest, {self.block}; {spec.name} has {self.strides}")
-        order = sorted(
-            (start, book) for book, stride in enumerate(self.strides) for start in range(0, self.block, stride)
-        )
+        whole = [stride for stride in self.strides if isinstance(stride, int)]
+        self.block = max(whole, default=1)
+        if len(whole) < self.num_codebooks or any(self.block % stride for stride in whole):
+            raise ValueError(
+                f"strides divide the coarsest, {max(self.strides)}; {spec.name} has {self._shown()}: use the layout "
+                f"scale_wise"
+            )
+        order = sorted((start, book) for book, stride in enumerate(whole) for start in range(0, self.block, stride))
         self.starts, self.books = zip(*order, strict=True)
 
     def cells(self, steps: Int[Tensor, " S"], frames: Int[Tensor, " B"]) -> Cells:

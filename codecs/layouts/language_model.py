@@ -109,7 +109,7 @@ class ModelIds:
         if layout.axes != "B S":
             raise ValueError(
                 f"a model with one head reads one stream, {type(layout).__name__} has ids [{layout.axes}]; use "
-                f"the layout flatten, grouped, hierarchical or elastic"
+                f"the layout flatten, or another of one head in layouts/names.py"
             )
         self.layout, self.first, self.vocabulary = layout, first, layout.vocabulary
         self.padding = first + self.vocabulary.special("PAD")

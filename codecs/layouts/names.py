@@ -6,6 +6,10 @@ Which one? What the language model is decides; S is the length of N frames of Q 
     one head, codebooks of several rates hierarchical   S = all codes; exact, causal: for SNAC
     one head, few tokens where little is said   elastic   S varies; needs an encoder that leaves queries out
     one head, best text-like planning    grouped        S = N Q; all coarse codes first; not causal
+    one head, pictures of any size       raster         S = N Q + rows; row by row, the ids tell height and width
+    one head, codebooks are scales (VAR) scale_wise     S = all codes; scale by scale; needs extents; not causal
+    one head, one model at many rates    query_order    S = N Q; first queries of all windows first; needs extents
+    one head, granularities take turns   granularity_blocks  S varies; exact, causal: for Control-GIC
     Q heads, streaming                   partial_delay  S = N + 1; one step of latency, Moshi's choice
     Q heads                              delay          S = N + Q - 1; the usual choice, MusicGen's
     Q heads, a slower exacter step       unroll         S = 2 N; codebook 0 alone, then the rest
@@ -28,9 +32,13 @@ from .delay import Delay, partial_delay
 from .depth import Depth
 from .elastic import Elastic
 from .flatten import Flatten
+from .granularity_blocks import GranularityBlocks
 from .grouped import Grouped
 from .hierarchical import Hierarchical
 from .parallel import Parallel
+from .query_order import QueryOrder
+from .raster import Raster
+from .scale_wise import ScaleWise
 from .unroll import Unroll
 
 LAYOUTS: dict[str, Callable[[CodecSpec, Rate | None], Layout]] = {
@@ -43,6 +51,10 @@ LAYOUTS: dict[str, Callable[[CodecSpec, Rate | None], Layout]] = {
     "grouped": Grouped,
     "hierarchical": Hierarchical,
     "elastic": Elastic,
+    "raster": Raster,
+    "scale_wise": ScaleWise,
+    "query_order": QueryOrder,
+    "granularity_blocks": GranularityBlocks,
     "depth": Depth,
 }
 

@@ -1,13 +1,13 @@
 """The ids of a language model: one range per codebook, then specials in a fixed order. No torch.
 
-0 .. K_0-1 | K_0 .. K_0+K_1-1 | ... | BOA EOA PAD EMPTY SEP EOB MASK | Q1 .. Q32 | W.. | N1 ..
-codebook 0 | codebook 1       |     | marks                          | rate tags
+0 .. K_0-1 | K_0 .. K_0+K_1-1 | ... | BOA EOA PAD EMPTY SEP EOB MASK | Q1 .. Q32 | W.. | N1 .. | EOR
+codebook 0 | codebook 1       |     | marks                          | rate tags                | of images
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -17,6 +17,7 @@ from sigtok.codecs.spec import CodecSpec, Rate
 # begin and end of a signal; padding behind the shorter of a batch; a place that no code belongs to;
 # between two signals; end of a block of queries; a code to be predicted
 MARKS = ("BOA", "EOA", "PAD", "EMPTY", "SEP", "EOB", "MASK")
+PICTURE_MARKS = ("EOR",)  # end of a row of positions
 DEPTH_TAGS = 32  # at least so many, so that a codec may grow codebooks
 
 
@@ -43,7 +44,7 @@ class Vocabulary:
     def __post_init__(self) -> None:
         """Raise ValueError if the codec cannot run at the rate."""
         if self.rate is not None:
-            object.__setattr__(self, "rate", self.spec.resolve(self.rate))
+            object.__setattr__(self, "rate", self.spec.resolve(replace(self.rate, shares=None)))
 
     @cached_property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -57,13 +58,14 @@ class Vocabulary:
 
     @cached_property
     def specials(self) -> tuple[str, ...]:
-        """Names of the ids behind the codes, in order: marks, codebooks, windows, queries per window."""
+        """Names of the ids behind the codes, in order: marks, codebooks, windows, queries, marks of images."""
         depths = max(DEPTH_TAGS, self.spec.num_codebooks)
         return (
             *MARKS,
             *(f"Q{count}" for count in range(1, depths + 1)),
             *(window_tag(window) for window in self.spec.windows),
             *(f"N{count}" for count in range(1, self.spec.queries + 1)),
+            *(PICTURE_MARKS if self.spec.modality == "image" else ()),
         )
 
     @cached_property
@@ -133,4 +135,5 @@ class Vocabulary:
         for place, (id, meanings) in enumerate(zip(header, fields, strict=True)):
             if id not in meanings:
                 raise ValueError(f"a header has one of ids {sorted(meanings)} at {place}, got {self.describe(id)}")
-        return Rate(window=windows[header[1]], queries=queries[header[2]], codebooks=depths[header[3]])
+        rate = Rate(window=windows[header[1]], queries=queries[header[2]], codebooks=depths[header[3]])
+        return self.spec.resolve(rate)

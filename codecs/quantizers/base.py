@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ class Quantizer(nn.Module, ABC):
     dim: int
 
     @property
-    def strides(self) -> tuple[int, ...]:
+    def strides(self) -> tuple[int | Fraction, ...]:
         """Positions per token of each codebook."""
         return (1,) * len(self.codebook_sizes)
 

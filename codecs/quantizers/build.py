@@ -18,9 +18,11 @@ from .lifecycle import Lifecycle
 MEMBERS: dict[str, tuple[str, str]] = {
     "additive": ("additive", "Additive"),
     "bsq": ("bsq", "BSQ"),
+    "cascade": ("cascade", "Cascade"),
     "ema": ("ema", "EMAVQ"),
     "fixed": ("fixed", "FixedCodebook"),
     "fsq": ("fsq", "FSQ"),
+    "granular": ("granular", "Granular"),
     "grouped": ("grouped", "Grouped"),
     "ibq": ("ibq", "IBQ"),
     "lfq": ("lfq", "LFQ"),

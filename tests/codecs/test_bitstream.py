@@ -377,7 +377,7 @@ def test_newer_files_are_refused_when_they_must_be():
         with pytest.raises(BitstreamError, match=f"byte {offset}: {words}.* got 2"):
             read(repaired(data, offset, b"\x02"))
     packet = write(stream_of(SPECS["picture"], (17, 9)))
-    for kind in (packet[2] | 1 << 2, packet[2] + (1 << 5)):
+    for kind in (packet[2] | 2 << 2, packet[2] + (1 << 5)):
         with pytest.raises(BitstreamError, match=r"byte 2: (coding|version)"):
             read_header(packet[:2] + bytes([kind]) + packet[3:])
 

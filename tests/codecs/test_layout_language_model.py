@@ -1,5 +1,8 @@
 """A tiny random language model, with a tokenizer made in memory, learns the codec's ids and says only legal ones."""
 
+from dataclasses import replace
+from fractions import Fraction
+
 import pytest
 import torch
 
@@ -12,6 +15,12 @@ from sigtok.codecs.tokens import Tokens
 WORDS = ("<unk>", "say", "a", "word", "slowly")
 STREAMS = sorted(name for name in LAYOUTS if name in ("flatten", "grouped", "hierarchical", "elastic"))
 EVERY = pytest.mark.parametrize("name", STREAMS)
+PICTURES = {
+    "granularity_blocks": {"windows": ((2, 2),), "queries": 4, "strides": (4, 2, 1), "shares": (0.2, 0.3, 0.5)},
+    "query_order": {"windows": ((2, 2),), "queries": 3},
+    "raster": {"windows": ((2, 2),), "queries": 4},
+    "scale_wise": {"windows": ((3, 3),), "queries": 9, "strides": (9, Fraction(9, 4), 1)},
+}
 
 
 def spec_of(name, **fields):
@@ -166,7 +175,7 @@ def test_headers_of_another_rate_and_rows_without_one_are_refused():
         speech.from_ids(ids)
 
 
-@pytest.mark.parametrize("name", sorted(set(LAYOUTS) - set(STREAMS)))
+@pytest.mark.parametrize("name", sorted(set(LAYOUTS) - set(STREAMS) - set(PICTURES)))
 def test_a_layout_with_a_row_per_codebook_is_refused(name):
     with pytest.raises(ValueError, match="a model with one head reads one stream"):
         ModelIds(layout(name, spec_of(name)), first=0)
@@ -220,6 +229,30 @@ def test_a_signal_of_known_extent_is_said_to_its_end(tokenizer, name):
     body = speech.layout.to_ids(tokens) + speech.first
     said = ids[:, prompt.shape[1] :]
     assert torch.equal(said[:, : body.shape[1]], body) and (said[:, body.shape[1] :] == speech.padding).all()
+
+
+def image_of(name):
+    return spec_of("flatten", modality="image", sample_rate=None, hop=(4, 4), **PICTURES[name])
+
+
+@pytest.mark.parametrize("name", sorted(PICTURES))
+def test_a_picture_of_known_extent_is_said_to_its_end(tokenizer, name):
+    extents = ((9, 17), (8, 8))
+    options = dict(do_sample=True, steps=120)
+    speech, prompt, ids = generate(tokenizer, name, image_of(name), ["say", "slowly"], extents, **options)
+    tokens = speech.from_ids(ids, extents)
+    body, said = speech.layout.to_ids(tokens) + speech.first, ids[:, prompt.shape[1] :]
+    assert tokens.extents == extents and torch.equal(said[:, : body.shape[1]], body)
+    assert (said[:, body.shape[1] :] == speech.padding).all()
+
+
+def test_a_model_says_how_high_and_wide_its_picture_is(tokenizer):
+    spec = replace(image_of("raster"), windows=((2, 1),), queries=2, codebook_sizes=(2,), strides=())
+    speech, prompt, ids = generate(tokenizer, "raster", spec, ["say", "a"], do_sample=True, steps=100)
+    for item, row in zip(speech.from_ids(ids), ids[:, prompt.shape[1] :] - speech.first, strict=True):
+        ends = (row == speech.vocabulary.special("EOR")).nonzero()[:, 0].tolist()
+        assert item.extents == ((len(ends) // 2 * 8, ends[0] * 4),)
+        assert torch.equal(speech.layout.to_ids(item)[0], row[: len(ends) // 2 * 2 * (ends[0] + 1)])
 
 
 def test_without_the_mask_a_random_model_says_no_signal(tokenizer):

@@ -1,6 +1,7 @@
 """Multi-scale residual quantization: interpolation, recursion, cumulative losses, one codebook for all scales."""
 
 import math
+from fractions import Fraction
 
 import jaxtyping
 import pytest
@@ -475,8 +476,9 @@ def test_codebooks_that_are_not_there_are_refused(codebooks):
         make().encode(speak(), codebooks)
 
 
-def test_strides_are_told_where_they_are_whole():
+def test_strides_are_positions_per_code_also_where_they_are_no_whole_number():
     assert MultiScale(VQ(4, 2), (8, 8), (1, 2, 4, 8)).strides == (64, 16, 4, 1)
-    with pytest.raises(ValueError, match=r"24 positions do not divide by \(5, 3\)"):
-        _ = make().strides
+    strides = make().strides
+    assert [stride * h * w for stride, (h, w) in zip(strides, make().scales, strict=True)] == [24] * len(strides)
+    assert Fraction(24, 15) in strides
     assert make().codebook_sizes == (16,) * 4 and make().dim == 4

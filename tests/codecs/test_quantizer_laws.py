@@ -30,6 +30,7 @@ def copies(count, one):
     return {"copies": count, **one}
 
 
+CASCADE = {"name": "cascade", "levels": [table("vq", 7, dim=2), table("ema", dim=2)], "grid": [2, 2]}
 QUANTIZERS = {
     "vq": table("vq"),
     "vq_cosine": table("vq", metric="cosine"),
@@ -65,8 +66,11 @@ QUANTIZERS = {
     },
     "grouped": {"name": "grouped", "parts": [table("ema", dim=3), table("vq", 7, dim=1)]},
     "additive": {"name": "additive", "stages": copies(3, table("vq")), "beam": 4},
+    "granular": {"name": "granular", "codebook": table("vq", dim=3), "strides": [4, 2, 1]},
     "multirate": {"name": "multirate", "stages": copies(3, table("vq")), "strides": [4, 2, 1]},
     "multiscale": {"name": "multiscale", "codebook": table("vq"), "grid": [2, 2], "scales": [1, 2]},
+    "cascade": {"name": "cascade", "levels": copies(2, table("vq")), "grid": [2, 2]},
+    "grouped_cascade": {"name": "grouped", "parts": copies(2, CASCADE)},
     "fsq": {"name": "fsq", "levels": [8, 5, 5, 3]},
     "fsq_paper": {"name": "fsq", "levels": [8, 5, 5, 3], "variant": "paper"},
     "fsq_binary": {"name": "fsq", "levels": [2, 2, 2, 2]},
@@ -79,7 +83,7 @@ QUANTIZERS = {
     "turboquant_qjl": {"name": "turboquant", "dim": 4, "bits": 3, "mode": "qjl", "rotation": "hadamard"},
 }
 EVERY = pytest.mark.parametrize("name", QUANTIZERS)
-TOGETHER = ("multirate", "multiscale")  # a code speaks for several positions
+TOGETHER = ("cascade", "granular", "grouped_cascade", "multirate", "multiscale")  # a code speaks for several positions
 ALONE = [name for name in QUANTIZERS if name not in TOGETHER]
 EUCLIDEAN = (
     "vq",
@@ -187,12 +191,17 @@ def test_codes_are_int64_and_lie_in_their_codebooks(name):
     assert len(streams) == len(quantizer.codebook_sizes)
     for stream, size, stride in zip(streams, quantizer.codebook_sizes, strides(quantizer), strict=True):
         assert stream.dtype == torch.int64 and stream.shape == (3, 200 // stride)
-        assert stream.min() >= 0 and stream.max() < size
+        assert stream.min() >= least(name) and stream.max() < size
 
 
 def strides(quantizer):
     """Positions per code; the table's multi-scale member says one code per four positions first."""
     return (4, 1) if isinstance(quantizer, MultiScale) else quantizer.strides
+
+
+def least(name):
+    """The smallest code: of several granularities one speaks, and others are absent."""
+    return -1 if name == "granular" else 0
 
 
 @EVERY
@@ -375,7 +384,7 @@ def test_huge_and_tiny_latents_give_finite_values(name):
         quantized = quantizer(latents)
         assert quantized.latents.isfinite().all()
         for stream, size in zip(quantized.streams, quantizer.codebook_sizes, strict=True):
-            assert stream.min() >= 0 and stream.max() < size
+            assert stream.min() >= least(name) and stream.max() < size
         quantized.latents.sum().backward()
         assert latents.grad.isfinite().all()
 
@@ -557,8 +566,12 @@ def test_compositions_that_cannot_be_are_refused():
     several = {"name": "residual", "stages": copies(2, table("vq"))}
     with pytest.raises(ValueError, match="a stage has one codebook"):
         build({"name": "residual", "stages": [table("vq"), several]})
-    with pytest.raises(ValueError, match="a part has one codebook"):
-        build({"name": "grouped", "parts": [several]})
+    with pytest.raises(ValueError, match="parts have codebooks of equal strides"):
+        build({"name": "grouped", "parts": [table("vq"), several]})
+    with pytest.raises(ValueError, match="levels have one codebook each, of one width"):
+        build({"name": "cascade", "levels": [several], "grid": [2, 2]})
+    with pytest.raises(ValueError, match=r"3 levels halve a grid of multiples of 4, got \(4, 6\)"):
+        build({"name": "cascade", "levels": copies(3, table("vq")), "grid": [4, 6]})
     with pytest.raises(ValueError, match="at least one part"):
         build({"name": "grouped", "parts": []})
     with pytest.raises(ValueError, match="both parts have one width, got 4 and 3"):

@@ -33,6 +33,22 @@ IMAGE = CodecSpec(
     latent_dim=4,
 )
 SCALES = replace(AUDIO, windows=(), queries=1, strides=(4, 2, 1))
+SIDES = (1, 2, 3, 5, 6)
+VAR = replace(
+    IMAGE,
+    windows=((6, 6),),
+    queries=36,
+    codebook_sizes=(16,) * 5,
+    strides=tuple(Fraction(36, side**2) if 36 % side**2 else 36 // side**2 for side in SIDES),
+)
+GRANULAR = replace(
+    IMAGE,
+    windows=((4, 4),),
+    queries=16,
+    codebook_sizes=(1000, 1000, 1000),
+    strides=(16, 4, 1),
+    shares=(0.25, 0.25, 0.5),
+)
 
 
 def by_hand(extent, hop, window, queries):
@@ -144,6 +160,56 @@ def test_an_image_has_no_frame_rate():
             ask()
 
 
+# -- scales and granularities ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extent", [(1, 1), (24, 12), (25, 12), (24, 13), (100, 37)])
+def test_scales_have_their_grids_in_every_window_whatever_divides(extent):
+    windows = math.prod(VAR.grid(extent))
+    assert VAR.token_counts(extent) == tuple(windows * side**2 for side in SIDES)
+    assert VAR.bits(extent) == 4 * windows * sum(side**2 for side in SIDES)
+    assert all(type(count) is int for count in VAR.token_counts(extent))
+
+
+def test_a_window_holds_whole_tokens():
+    with pytest.raises(ValueError, match="a window of 36 positions holds whole tokens, got stride 72/7"):
+        replace(VAR, strides=(*VAR.strides[:4], Fraction(72, 7)))
+    with pytest.raises(ValueError, match="stride must be a whole number of at least 1, got Fraction"):
+        replace(VAR, strides=(*VAR.strides[:4], Fraction(36, 49)))
+    with pytest.raises(ValueError, match="incomplete"):
+        CodecSpec.from_dict({**VAR.to_dict(), "strides": ("36/0",) * 5})
+
+
+def test_shares_are_the_codecs_unless_asked_for_and_parts_of_a_whole():
+    assert GRANULAR.granular and not VAR.granular
+    assert GRANULAR.resolve().shares == (0.25, 0.25, 0.5) and VAR.resolve().shares is None
+    assert GRANULAR.resolve(Rate(shares=[1.0, 0.0, 0.0])).shares == (1, 0, 0)
+    for spec, shares, message in [
+        (GRANULAR, (0.5, 0.5), "shares are 3 for this codec, got 2"),
+        (GRANULAR, (0.5, 0.4, 0.0), "sum to 1"),
+        (GRANULAR, (1.5, -0.5, 0.0), "at least 0"),
+        (VAR, (1.0,), "shares are 0 for this codec, got 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            spec.resolve(Rate(shares=shares))
+    for rate in (Rate(codebooks=2), Rate(queries=4)):
+        with pytest.raises(ValueError, match="granularities by shares"):
+            GRANULAR.resolve(rate)
+
+
+def test_bits_of_granularities_are_those_of_their_shares():
+    extent = (16 * 7, 8 * 5)  # 35 windows of 16 x 8 pixels
+    assert GRANULAR.token_counts(extent) == (35, 140, 560)
+    assert GRANULAR.bits(extent, Rate(shares=(1.0, 0.0, 0.0))) == 350
+    assert GRANULAR.bits(extent, Rate(shares=(0.0, 0.0, 1.0))) == 5600
+    assert GRANULAR.bits(extent, Rate(shares=(0.2, 0.4, 0.4))) == 10 * (7 + 56 + 224)
+
+
+def test_a_spec_without_shares_is_written_as_before():
+    assert "shares" not in AUDIO.to_dict() and "shares" in GRANULAR.to_dict()
+    assert replace(GRANULAR, shares=(0.5, 0.25, 0.25)).digest() != GRANULAR.digest()
+
+
 # -- fields ------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +249,7 @@ def test_specs_do_not_change():
     assert hash(AUDIO) == hash(replace(AUDIO)) and replace(AUDIO) == AUDIO
 
 
-@pytest.mark.parametrize("spec", [AUDIO, IMAGE, SCALES])
+@pytest.mark.parametrize("spec", [AUDIO, IMAGE, SCALES, VAR, GRANULAR])
 def test_specs_travel_as_json(spec):
     values = json.loads(json.dumps(spec.to_dict()))
     assert CodecSpec.from_dict(values) == spec

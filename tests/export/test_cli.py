@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -301,6 +302,70 @@ def test_one_model_two_commands_the_same_bytes(here, models, run):
     for name in ("a.sgt", "b.sgt"):
         run("encode", "a.wav", "-m", models["speech"], "-o", name)
     assert Path("a.sgt").read_bytes() == Path("b.sgt").read_bytes()
+
+
+# -- what a file should reach --------------------------------------------------------------------------------
+
+
+def test_a_size_or_a_quality_is_asked_for_and_the_point_is_told(here, models, run):
+    write_image("a.png", photo())
+    write_audio("a.wav", tone(), RATE)
+    for option, amount, model, name, said in (
+        ("--target-bytes", 30, "image", "a.png", r"a.png: [1-7] of 8 queries, \d+ bytes"),
+        ("--target-bpp", 0.4, "image", "a.png", r"a.png: [1-7] of 8 queries, 0\.\d{4} bits per pixel"),
+        ("--target-psnr", 1, "image", "a.png", r"a.png: 1 of 8 queries, \d+\.\d\d dB"),
+        ("--target-bytes", 30, "speech", "a.wav", r"a.wav: [12] of 3 codebooks, \d+ bytes"),
+    ):
+        code, _, (line,) = run("encode", name, "-m", models[model], "-o", "a.sgt", option, amount)
+        assert code == 0 and re.fullmatch(f"sigtok: {said}", line), line
+        size, header = Path("a.sgt").stat().st_size, read_header(Path("a.sgt").read_bytes())
+        assert option != "--target-bytes" or (size <= amount and f"{size} bytes" in line)
+        assert option != "--target-bpp" or f"{8 * size / 600:.4f} bits" in line
+        used = header.rate.queries if model == "image" else header.rate.codebooks
+        assert f": {used} of" in line
+        assert run("decode", "a.sgt", "-m", models[model], "-o", "b.wav" if model == "speech" else "b.png")[0] == 0
+
+
+def test_a_quality_out_of_reach_is_told_and_the_nearest_written(here, models, run):
+    write_image("a.png", photo())
+    code, _, (line,) = run("encode", "a.png", "-m", models["image"], "-o", "a.sgt", "--target-psnr", 90)
+    assert code == 0
+    assert re.fullmatch(r"sigtok: a.png: 90.00 dB are out of reach; the nearest is \d of 8 queries, \d+\.\d\d dB", line)
+    assert Path("a.sgt").exists()
+
+
+def test_a_size_out_of_reach_is_refused_with_what_there_is(here, models, run):
+    write_image("a.png", photo())
+    sizes = []
+    for queries in (1, 8):
+        run("encode", "a.png", "-m", models["image"], "-o", "a.sgt", "--queries", queries)
+        sizes.append(Path("a.sgt").stat().st_size)
+    code, _, (line,) = run("encode", "a.png", "-m", models["image"], "-o", "b.sgt", "--target-bytes", sizes[0] - 1)
+    assert code == 65 and f"files of this signal have {sizes[0]} to {sizes[1]} bytes, got a target of" in line
+    assert not Path("b.sgt").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--target-psnr", "20", "--target-bpp", "1"], "not allowed with argument --target-psnr"),
+        (["--target-bpp", "1", "--queries", "3"], "--target-bpp chooses queries and codebooks, got a number of them"),
+        (["--target-bytes", "99", "--codebooks", "1"], "--target-bytes chooses queries and codebooks"),
+        (["--target-psnr", "0"], "a number is more than 0 here, got '0'"),
+        (["--target-psnr", "much"], "a number is more than 0 here, got 'much'"),
+    ],
+)
+def test_targets_that_contradict_are_refused(here, models, run, options, message):
+    write_image("a.png", photo())
+    code, _, (line,) = run("encode", "a.png", "-m", models["image"], "-o", "a.sgt", *options)
+    assert code == 2 and message in line
+
+
+@pytest.mark.parametrize("option", ["--target-psnr", "--target-bpp"])
+def test_targets_of_pictures_are_refused_for_sounds(here, models, run, option):
+    write_audio("a.wav", tone(), RATE)
+    code, _, (line,) = run("encode", "a.wav", "-m", models["speech"], "-o", "a.sgt", option, 20)
+    assert code == 2 and f"{option} is for pictures, tiny_speech takes audio; use --target-bytes" in line
 
 
 # -- nothing is converted in silence -------------------------------------------------------------------------

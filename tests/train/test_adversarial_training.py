@@ -17,6 +17,7 @@ from sigtok.train.data.synthetic import Tones
 from sigtok.train.discriminators.stft import ms_stft
 from sigtok.train.discriminators.waveform import mpd
 from sigtok.train.initial import TRAIN_STATE
+from sigtok.train.losses.adversarial import LeCam
 from sigtok.train.losses.spectral import MultiScaleMel
 from sigtok.train.losses.waveform import L1
 from sigtok.train.objectives.depth import DepthAutoregression
@@ -114,6 +115,18 @@ def test_no_gradient_of_the_codecs_losses_reaches_the_discriminators_nor_back():
     reconstruction.grad = None
     critic.lesson(signal, reconstruction).backward()
     assert reconstruction.grad is None and all(weight.grad is not None for weight in critic.parameters())
+
+
+def test_lecam_adds_its_distance_to_the_lesson_and_to_nothing_else():
+    signal, made = torch.rand(2, 1, 640) - 0.5, torch.rand(2, 1, 640) - 0.5
+    plain, tied = adversary(), adversary(lecam=0.5)
+    expected = LeCam(0.5)
+    scores = [[judgement.score for judgement in plain.judge(each)] for each in (signal, made)]
+    for _ in range(2):
+        lesson = plain.lesson(signal, made) + expected(*scores)
+        torch.testing.assert_close(tied.lesson(signal, made), lesson)
+    torch.testing.assert_close(tied.losses(signal, made), plain.losses(signal, made))
+    assert expected(*scores) > 0
 
 
 def test_it_learns_to_tell_and_the_codec_hears_it(tmp_path):

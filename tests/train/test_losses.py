@@ -1,16 +1,37 @@
 """Laws of reconstruction losses, over all members; then the numbers of each."""
 
 import math
+import tempfile
+import warnings
 
 import pytest
 import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from torchvision import models
 
 from sigtok.codecs.metrics.audio import mel_distance, si_sdr
 from sigtok.codecs.metrics.image import multiscale_similarity
 from sigtok.train.losses.features import StandardisedMSE
 from sigtok.train.losses.image import MSSSIM
+from sigtok.train.losses.perceptual import Perceptual, fitting_scales
 from sigtok.train.losses.spectral import MultiResolutionSTFT, MultiScaleMel
 from sigtok.train.losses.waveform import L1, MSE, SISDR
+
+
+def lpips():
+    """The perceptual loss with random weights."""
+    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        torch.manual_seed(0)
+        torch.save(models.squeezenet1_1(weights=None).state_dict(), file.name)
+        return Perceptual("squeezenet1_1", file.name)
+
+
+def similarity():
+    """The perceptual loss without weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Perceptual()
+
 
 LOSSES = {
     "l1": (L1, (2, 1, 4000)),
@@ -22,6 +43,8 @@ LOSSES = {
     "mel_subset": (lambda: MultiScaleMel(16_000, [64, 1024], [10, 80]), (2, 2, 4000)),
     "stft": (MultiResolutionSTFT, (2, 1, 4000)),
     "ms_ssim": (lambda: MSSSIM(scales=3), (2, 3, 48, 56)),
+    "lpips": (lpips, (2, 3, 48, 56)),
+    "perceptual_without_weights": (similarity, (2, 3, 48, 56)),
 }
 
 
@@ -112,3 +135,35 @@ def test_spectral_convergence_of_a_gain():
 def test_every_scale_has_its_bands():
     with pytest.raises(ValueError, match="3 windows and 2 mels"):
         MultiScaleMel(16_000, [64, 128, 256], [10, 20])
+
+
+# -- the perceptual loss -------------------------------------------------------------------------------------
+
+
+def test_without_weights_it_is_ms_ssim_of_as_many_scales_as_fit_and_says_so_once():
+    with pytest.warns(
+        UserWarning, match=r"no weights of vgg16 and is MS-SSIM; make them with `sigtok-train backbone"
+    ) as told:
+        loss = Perceptual()
+        for side, scales in ((11, 1), (20, 1), (21, 2), (40, 2), (41, 3), (80, 3), (81, 4), (161, 5), (400, 5)):
+            image = torch.rand(1, 3, side, side + 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+            assert fitting_scales(side) == scales
+            assert loss(image.flip(-1), image) == MSSSIM(scales)(image.flip(-1), image)
+    assert len(told) == 1 and "\n" not in str(told[0].message)
+
+
+def test_a_run_names_the_perceptual_loss_in_its_yaml(tmp_path):
+    torch.save(models.squeezenet1_1(weights=None).state_dict(), tmp_path / "model.pth")
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_argument("--losses", type=dict[str, torch.nn.Module])
+    arguments = {"backbone": "squeezenet1_1", "weights": str(tmp_path / "model.pth"), "layers": ["features.1"]}
+    setting = {"perceptual": {"class_path": "sigtok.train.losses.perceptual.Perceptual", "init_args": arguments}}
+    loss = parser.instantiate(parser.parse_object({"losses": setting})).losses["perceptual"]
+    assert isinstance(loss, Perceptual) and loss(*torch.rand(2, 1, 3, 48, 48)) > 0
+
+
+def test_weights_that_are_not_there_are_an_error_and_never_ms_ssim():
+    with pytest.raises(ValueError, match="gone.pth: weights of a backbone are a file"):
+        Perceptual(weights="gone.pth")
+    with pytest.raises(ValueError, match="heads and layers belong to weights"):
+        Perceptual(heads="heads.pth")

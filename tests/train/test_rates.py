@@ -1,10 +1,18 @@
-"""Drawn counts: weights say how often, and what cannot be drawn is refused."""
+"""Drawn counts and shares: weights say how often, and what cannot be drawn is refused."""
 
 import random
 
 import pytest
 
-from sigtok.train.rates import Draw
+from sigtok.codecs.spec import CodecSpec
+from sigtok.train.rates import Draw, Rates
+
+IMAGE = {"modality": "image", "channels": 3, "sample_rate": None, "hop": (4, 4), "windows": ((4, 4),), "queries": 16}
+GRANULAR = CodecSpec(
+    name="granular", codebook_sizes=(8,) * 3, strides=(16, 4, 1), latent_dim=4, shares=(0.1, 0.4, 0.5), **IMAGE
+)
+PLAIN = CodecSpec(name="plain", codebook_sizes=(8,), latent_dim=4, **IMAGE)
+MIXES = ((1.0, 0.0, 0.0), (0.2, 0.3, 0.5), (0.0, 0.0, 1.0))
 
 
 def shares(draw, most, count=4000):
@@ -30,3 +38,31 @@ def test_without_weights_choices_are_drawn_evenly():
 def test_a_choice_without_a_weight_is_refused(choices, weights):
     with pytest.raises(ValueError, match="one weight above 0 per choice"):
         Draw(0.0, choices, weights)
+
+
+def test_shares_are_drawn_evenly_and_for_a_step_the_same_again():
+    rates = Rates(shares=MIXES, seed=3)
+    drawn = [rates.at(step, GRANULAR).shares for step in range(3000)]
+    assert {mix: drawn.count(mix) / 3000 for mix in MIXES} == pytest.approx(dict.fromkeys(MIXES, 1 / 3), abs=0.03)
+    assert drawn[:50] == [
+        Rates(shares=[list(mix) for mix in MIXES], seed=3).at(step, GRANULAR).shares for step in range(50)
+    ]
+    assert drawn != [Rates(shares=MIXES, seed=4).at(step, GRANULAR).shares for step in range(3000)]
+
+
+def test_without_shares_to_draw_they_are_the_codec_s():
+    assert Rates().at(0, GRANULAR) == GRANULAR.resolve()
+    assert Rates().at(0, PLAIN).shares is None
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.4, 0.2), (1.2, -0.2, 0.0), ()])
+def test_shares_that_are_no_whole_are_refused_at_once(shares):
+    with pytest.raises(ValueError, match="shares are at least 0 and sum to 1, got"):
+        Rates(shares=[MIXES[0], shares])
+
+
+def test_shares_of_another_number_of_granularities_are_refused():
+    with pytest.raises(ValueError, match="shares are 3 for this codec, got 2"):
+        Rates(shares=[(0.5, 0.5)]).at(0, GRANULAR)
+    with pytest.raises(ValueError, match="shares are 0 for this codec, got 3"):
+        Rates(shares=MIXES).at(0, PLAIN)

@@ -1,0 +1,319 @@
+"""`sigtok compare`: several models over the same files, beside other formats at equal sizes; a table and a picture."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from itertools import product
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigtok.codecs.codec import Codec
+from sigtok.codecs.media import LOSSY, has_format, image_from_bytes, image_to_bytes
+from sigtok.codecs.pretrained import stream_id
+from sigtok.codecs.spec import CodecSpec, Rate
+
+from .evaluate import Evaluation, Metric, Row, area, distances, metric_names, metrics_of, summarised
+from .exits import USAGE, Failure, say
+from .inputs import SUFFIXES, Item, Reader, gather
+from .picture import Curve, Panel, Point, svg
+from .released import open_model, resolve, spec_of
+from .report import (
+    UNITS,
+    check_outputs,
+    check_pictures_only,
+    circumstances,
+    drawn,
+    number,
+    open_judge,
+    protocol,
+    shown,
+    write_json,
+    write_text,
+)
+from .tables import markdown
+from .transcode import each
+
+WORST, BEST = 1, 100  # quality of a format
+NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
+SETTINGS = ("codebooks", "queries", "window", "shares")  # of an operating point on the command line
+
+
+class Contender(NamedTuple):
+    """A model at one operating point."""
+
+    name: str
+    point: str
+    evaluation: Evaluation
+
+
+def compare(args: Namespace) -> int:
+    """Measure every input by every model at every operating point, and in every other format."""
+    asked = points(args)
+    specs = {model: spec_of(model) for model in asked}
+    modality, formats = one_modality(specs), formats_of(args.formats)
+    rates = {model: rates_of(specs[model], settings) for model, settings in asked.items()}
+    check_pictures_only(modality, {"--with": formats, "--size": args.size, "--perceptual": args.perceptual})
+    inputs = gather(args.inputs, SUFFIXES[modality], args.where, args.exclude)
+    check_outputs(args, inputs)
+    metrics, names = metrics_of(modality, open_judge(args.perceptual)), labels(specs)
+    codecs = {model: open_model(model, args.device) for model in specs}
+    contenders = []
+    for model, codec in codecs.items():
+        reader = Reader(codec.spec, args.downmix, say, args.size)
+        for rate in rates[model]:
+            evaluation = Evaluation(codec, rate, reader, metrics)
+            contenders.append(Contender(names[model], described(codec.spec, rate), evaluation))
+    comparison = Comparison(contenders, formats, metrics)
+    code = each(inputs, comparison.measure)
+    if comparison.files:
+        record = {
+            **circumstances(args.line),
+            **(protocol(args.size, args.perceptual) if modality == "image" else {}),
+            "models": [{"name": names[model], "stream_id": identity(codec)} for model, codec in codecs.items()],
+            "files": comparison.files,
+            "bad_files": len(inputs.items) - comparison.files,
+            "points": comparison.points(),
+        }
+        if args.json != "-":
+            print(table(modality, record["points"]))
+        if args.picture:
+            write_text(args.picture, picture(modality, record["points"]))
+        write_json(args.json, record)
+    return code
+
+
+class Comparison:
+    """Models at operating points over the same files, and these in other formats at the same sizes.
+
+    Args:
+        contenders: The models.
+        formats: Some of `LOSSY`, for pictures.
+        metrics: To measure.
+    """
+
+    def __init__(self, contenders: Sequence[Contender], formats: Sequence[str], metrics: Mapping[str, Metric]) -> None:
+        self.contenders, self.formats, self.metrics = contenders, formats, metrics
+        self.beside: dict[tuple[str, int], list[Row]] = {pair: [] for pair in product(formats, range(len(contenders)))}
+
+    @property
+    def files(self) -> int:
+        """How many were measured."""
+        return len(self.contenders[0].evaluation.rows)
+
+    def measure(self, item: Item, path: str) -> None:
+        """One more file; all or none have it.
+
+        Raises:
+            ValueError: If a model or a format does not take the file.
+        """
+        everything = [*(contender.evaluation.rows for contender in self.contenders), *self.beside.values()]
+        before = self.files
+        try:
+            sizes = [contender.evaluation.measure(path)["bytes"] for contender in self.contenders]
+            for form in self.formats:
+                ladder = Ladder(self.contenders[0].evaluation.reader.read(path), form, self.metrics)
+                for place, size in enumerate(sizes):
+                    self.beside[form, place].append(ladder.nearest(size))
+        except BaseException:
+            for rows in everything:
+                del rows[before:]
+            raise
+        for rows in everything:
+            rows[-1]["file"] = item.path
+
+    def points(self) -> list[Row]:
+        """Summaries with their names and their files: of the models, then of the formats."""
+        found = []
+        for name, point, evaluation in self.contenders:
+            shares = {"shares": list(evaluation.rate.shares)} if evaluation.rate.shares else {}
+            found.append({"model": name, "point": point, **evaluation.summary(), **shares, "rows": evaluation.rows})
+        for (form, place), rows in self.beside.items():
+            about = {"model": NAMES[form], "point": f"at {self.contenders[place].name}, {self.contenders[place].point}"}
+            smallest = sum(row["smallest"] for row in rows)
+            found.append({**about, "smallest": smallest, **summarised(rows, self.metrics), "rows": rows})
+        return found
+
+
+# -- what is asked for -----------------------------------------------------------------------------------------
+
+
+def points(args: Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Operating points by model: those of the command line, or its own.
+
+    Raises:
+        Failure: If a setting is none of `SETTINGS`, or no number.
+    """
+    asked: dict[str, list[dict[str, Any]]] = {}
+    general = [
+        {"codebooks": codebooks, "queries": queries}
+        for codebooks, queries in product(args.codebooks or [None], args.queries or [None])
+    ]
+    for text in args.model:
+        model, own = parsed(text)
+        asked.setdefault(model, []).extend([own] if own else general)
+    return asked
+
+
+def parsed(text: str) -> tuple[str, dict[str, Any]]:
+    """A model and the settings behind it: "folder:queries=64"."""
+    parts = text.split(":")
+    first = next((place for place, part in enumerate(parts) if place and "=" in part), len(parts))
+    settings: dict[str, Any] = {}
+    for part in parts[first:]:
+        name, _, value = part.partition("=")
+        try:
+            if name not in SETTINGS:
+                raise ValueError
+            settings[name] = tuple(map(float, value.split(","))) if name == "shares" else int(value)
+        except ValueError:
+            raise Failure(
+                USAGE,
+                f"{text}: behind a model stand codebooks=, queries=, window= or shares= and numbers, got {part!r}; "
+                f"write for example MODEL:queries=64",
+            ) from None
+    return ":".join(parts[:first]), settings
+
+
+def rates_of(spec: CodecSpec, settings: Sequence[Mapping[str, Any]]) -> list[Rate]:
+    """Operating points, each once."""
+    rates = [resolve(spec, *(each.get(name) for name in SETTINGS)) for each in settings]
+    return list(dict.fromkeys(rates))
+
+
+def one_modality(specs: Mapping[str, CodecSpec]) -> str:
+    """The modality of all models.
+
+    Raises:
+        Failure: If they have several.
+    """
+    modalities = sorted({spec.modality for spec in specs.values()})
+    if len(modalities) > 1:
+        raise Failure(USAGE, f"models of one kind are compared, got {' and '.join(modalities)}; compare them apart")
+    return modalities[0]
+
+
+def formats_of(text: str | None) -> list[str]:
+    """Formats by name.
+
+    Raises:
+        Failure: If there is no such format, or this Pillow does not write it.
+    """
+    formats = list(dict.fromkeys(text.lower().split(","))) if text else []
+    for form in formats:
+        if form not in LOSSY:
+            raise Failure(USAGE, f"--with takes {', '.join(LOSSY)}, got {form!r}; name some of them")
+        if not has_format(form):
+            raise Failure(USAGE, f"--with {form}: the Pillow that is installed does not write it; drop it")
+    return formats
+
+
+def labels(specs: Mapping[str, CodecSpec]) -> dict[str, str]:
+    """A name for every model: its own, or its folder where two have the same."""
+    own = [spec.name for spec in specs.values()]
+    return {model: spec.name if own.count(spec.name) == 1 else model for model, spec in specs.items()}
+
+
+def described(spec: CodecSpec, rate: Rate) -> str:
+    """An operating point in words: what this codec can vary."""
+    if spec.granular:
+        return f"shares {'/'.join(f'{share:g}' for share in rate.shares)}"
+    several = {
+        f"{rate.codebooks} codebooks": spec.num_codebooks > 1,
+        f"{rate.queries} queries": spec.queries > 1,
+        f"window {shown(rate.window)}": len(spec.windows) > 1,
+    }
+    return ", ".join(words for words, varies in several.items() if varies) or "its one rate"
+
+
+# -- other formats ---------------------------------------------------------------------------------------------
+
+
+class Ladder:
+    """One picture in one format at all qualities, each made when it is asked for.
+
+    Args:
+        signal: The picture ``[3, H, W]``.
+        form: One of `LOSSY`.
+        metrics: To measure.
+    """
+
+    def __init__(self, signal: Tensor, form: str, metrics: Mapping[str, Metric]) -> None:
+        self.signal, self.form, self.metrics = signal, form, metrics
+        self.files: dict[int, tuple[bytes, float]] = {}  # by quality, with the seconds that they took
+        self.rows: dict[int, Row] = {}
+
+    def file(self, quality: int) -> bytes:
+        """The file of one quality."""
+        if quality not in self.files:
+            start = perf_counter()
+            data = image_to_bytes(self.signal.numpy(), self.form, quality)
+            self.files[quality] = data, perf_counter() - start
+        return self.files[quality][0]
+
+    def nearest(self, size: int) -> Row:
+        """The row of the file whose size is nearest to one in bytes; ``smallest`` if there is none as small."""
+        low, high = WORST, BEST
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if len(self.file(middle)) >= size else (middle + 1, high)
+        near = range(max(WORST, low - 2), min(BEST, low + 2) + 1)  # sizes rise with quality, nearly always
+        quality = min(near, key=lambda quality: abs(len(self.file(quality)) - size))
+        return {**self.row(quality), "smallest": quality == WORST and len(self.file(quality)) > size}
+
+    def row(self, quality: int) -> Row:
+        """What can be said about the file of one quality."""
+        if quality not in self.rows:
+            data, seconds = self.file(quality), self.files[quality][1]
+            start = perf_counter()
+            decoded: np.ndarray = image_from_bytes(data)
+            times = {"encode_seconds": seconds, "decode_seconds": perf_counter() - start}
+            values, reasons = distances(torch.from_numpy(decoded), self.signal, "image", 0, self.metrics)
+            about = {"quality": quality, "bytes": len(data), **area(self.signal, len(data)), **times, **values}
+            self.rows[quality] = about | ({"not_computed": reasons} if reasons else {})
+        return self.rows[quality]
+
+
+# -- what is told ----------------------------------------------------------------------------------------------
+
+
+def identity(codec: Codec) -> str:
+    """What the files of a model are signed with."""
+    return (codec.stream_id or stream_id(codec)).hex()
+
+
+def table(modality: str, rows: Sequence[Row]) -> str:
+    """One line per model and operating point, then one per format and size, in Markdown."""
+    unit, speed = UNITS[modality][0], "megapixels_per_second" if modality == "image" else "x_real_time"
+    short = {"x_real_time": "x real time", "megapixels_per_second": "MP/s"}[speed]
+    metrics = metric_names(modality, rows[0])
+    lines = []
+    for row in rows:
+        smallest = f" (larger for {row['smallest']} of {row['files']} files)" if row.get("smallest") else ""
+        means = [number(row[metric]["mean"]) for metric in metrics]
+        speeds = [number(row[f"{way}_{speed}"]) for way in ("encode", "decode")]
+        lines.append([row["model"], row["point"] + smallest, str(row["bytes"]), number(row[unit]), *means, *speeds])
+    heads = ["model", "point", "bytes", unit.replace("_", " "), *metrics, f"encode {short}", f"decode {short}"]
+    return markdown(heads, lines)
+
+
+def picture(modality: str, rows: Sequence[Row]) -> str:
+    """Quality over rate as SVG: a curve per model and per format."""
+    unit, short = UNITS[modality]
+    panels = []
+    for metric, label in drawn(modality, rows[0]):
+        curves = []
+        for name in dict.fromkeys(row["model"] for row in rows):
+            found = [row for row in rows if row["model"] == name and row[unit] and row[metric]["mean"] is not None]
+            dots = (Point(row[unit], row[metric]["mean"], _dot(row, unit, short, metric)) for row in found)
+            curves.append(Curve(name, tuple(sorted(dots))))
+        panels.append(Panel(f"rate of real bytes, {short}", label, tuple(curves)))
+    return svg("quality over rate", panels)
+
+
+def _dot(row: Row, unit: str, short: str, metric: str) -> str:
+    return f"{row['model']}, {row['point']}: {number(row[unit])} {short}, {metric} {number(row[metric]['mean'])}"
