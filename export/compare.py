@@ -221,7 +221,7 @@ def labels(specs: Mapping[str, CodecSpec]) -> dict[str, str]:
 def described(spec: CodecSpec, rate: Rate) -> str:
     """An operating point in words: what this codec can vary."""
     if spec.granular:
-        return f"shares {'/'.join(f'{share:g}' for share in rate.shares)}"
+        return f"shares {','.join(f'{share:g}' for share in rate.shares)}"
     several = {
         f"{rate.codebooks} codebooks": spec.num_codebooks > 1,
         f"{rate.queries} queries": spec.queries > 1,

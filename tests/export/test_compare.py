@@ -217,7 +217,7 @@ def test_a_point_is_named_by_what_its_codec_can_vary():
         name="c", hop=(4, 4), codebook_sizes=(8, 8, 8), windows=((4, 4),), queries=16, strides=(16, 4, 1),
         shares=(0.5, 0.3, 0.2), **values,
     )  # fmt: skip
-    assert described(shared, shared.resolve(Rate(shares=(0.1, 0.4, 0.5)))) == "shares 0.1/0.4/0.5"
+    assert described(shared, shared.resolve(Rate(shares=(0.1, 0.4, 0.5)))) == "shares 0.1,0.4,0.5"
 
 
 # -- other formats ---------------------------------------------------------------------------------------------
