@@ -204,8 +204,8 @@ def _add_target(command: argparse.ArgumentParser) -> None:
     targets = command.add_mutually_exclusive_group()
     for option, letter, text in (
         ("--target-psnr", "DB", "the least of each picture with that PSNR; instead of --queries and --codebooks"),
-        ("--target-bpp", "X", "the most of each picture in so many bits per pixel"),
-        ("--target-bytes", "N", "the most of each input in so many bytes"),
+        ("--target-bpp", "X", "the most of each picture in X bits per pixel; with granularities within 3 percent"),
+        ("--target-bytes", "N", "the most of each input in N bytes; with granularities within 3 percent"),
     ):
         targets.add_argument(option, type=_amount, metavar=letter, help=text)
 
