@@ -263,7 +263,7 @@ class Ladder:
             low, high = (low, middle) if len(self.file(middle)) >= size else (middle + 1, high)
         near = range(max(WORST, low - 2), min(BEST, low + 2) + 1)  # sizes rise with quality, nearly always
         quality = min(near, key=lambda quality: abs(len(self.file(quality)) - size))
-        return {**self.row(quality), "smallest": quality == WORST and len(self.file(quality)) > size}
+        return {**self.row(quality), "smallest": all(len(self.file(each)) > size for each in near)}
 
     def row(self, quality: int) -> Row:
         """What can be said about the file of one quality."""

@@ -334,3 +334,11 @@ def test_rows_of_a_manifest_are_chosen(here, models, run):
     Path("m.csv").write_text("file,split\na.png,train\nb.png,val\n")
     assert run("compare", "m.csv", "-m", models.image, "--where", "split=val", "--json", "c.json")[0] == 0
     assert [row["file"] for row in record_of()["points"][0]["rows"]] == ["b.png"]
+
+
+@pytest.mark.parametrize(("size", "smallest"), [(24, True), (368, True), (369, False), (374, False), (380, False)])
+def test_a_size_below_every_file_is_told_also_where_the_lowest_quality_is_not_the_smallest(size, smallest, monkeypatch):
+    ladder = Ladder(torch.zeros(3, 8, 8), "avif", {})
+    ladder.files = {quality: (bytes(370 + 2 * quality if quality != 3 else 369), 0.0) for quality in range(1, 101)}
+    monkeypatch.setattr(ladder, "row", lambda quality: {"bytes": len(ladder.file(quality))})
+    assert ladder.nearest(size)["smallest"] == smallest
