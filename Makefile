@@ -1,13 +1,14 @@
 # make demo   real speech and a real photo through the bundled models, with a table and a report
 # make test   the one check: format, lint, types, tests
 # make bench  speed against EnCodec and vector-quantize-pytorch, in ratios; quantizers, training, streaming, images
+# make peers  `photo` beside compressai's hyperprior, in an environment of its own: it holds NumPy below 2
 # Each makes .venv when it is missing, with `PYTHON` (3.10 to 3.13).
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test format lint types tests bench
+.PHONY: demo test format lint types tests bench peers
 
 demo: .venv/demo
 	$(BIN)/python demo/demo.py
@@ -35,6 +36,16 @@ bench: .venv/bench
 	$(BIN)/python -m tests.benchmarks.training
 	$(BIN)/python -m tests.benchmarks.streaming
 	$(BIN)/python -m tests.benchmarks.image
+	$(BIN)/python -m tests.benchmarks.rate_distortion
+
+peers: .venv/peers/done
+	.venv/peers/bin/python -m tests.benchmarks.entropy
+	.venv/peers/bin/python -m tests.benchmarks.rate_distortion $(PICTURES)
+
+.venv/peers/done: .venv/python
+	$(PYTHON) -m venv .venv/peers
+	.venv/peers/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt compressai==1.2.8 --editable .
+	touch $@
 
 .venv/python:
 	$(PYTHON) -m venv .venv

@@ -13,7 +13,8 @@ layers      what networks are made of; queries turns positions into learned quer
 quantizers  latents to codes and back, one idea a file
 audio, image    what only one kind of signal needs, and the builders of the named codecs
 layouts     tokens to ids of a language model
-entropy     probabilities to integers to bits
+densities   what a rate-distortion codec learns its bits by; frozen, they are whole numbers
+entropy     whole numbers to bits
 bitstream   the container, written above the code that reads it; files goes from signals to bytes in one call
 control     the operating point of one signal: a quality or a size is asked for
 pretrained  load and save a codec with its spec; weights holds the codecs that come along
@@ -30,8 +31,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bitstream import BitstreamError as BitstreamError
     from .codec import Codec as Codec
+    from .control import at_bitrate as at_bitrate
+    from .control import at_quality as at_quality
     from .control import at_rate as at_rate
     from .control import at_size as at_size
+    from .control import ladder as ladder
     from .control import smallest as smallest
     from .layouts.base import Layout as Layout
     from .pretrained import load as load
@@ -53,8 +57,11 @@ _HOMES = {
     "Rate": "spec",
     "Tokens": "tokens",
     "Transform": "transforms.base",
+    "at_bitrate": "control",
+    "at_quality": "control",
     "at_rate": "control",
     "at_size": "control",
+    "ladder": "control",
     "load": "pretrained",
     "save": "pretrained",
     "smallest": "control",

@@ -61,13 +61,23 @@ class Codec(nn.Module):
         encoder: See `Encoder`.
         quantizer: See `Quantizer`.
         decoder: See `Decoder`.
+        entropy: The model's own entropy coder: a module whose ``coder()`` is an `EntropyCoder`, made anew at every call
+            as its weights are then, and whose ``bits`` trains it. None where files hold codes as they are.
     """
 
     encoder: Any
     decoder: Any
+    entropy: Any
     stream_id: bytes | None = None  # of a released model: what its files are signed with
 
-    def __init__(self, spec: CodecSpec, encoder: nn.Module, quantizer: Quantizer, decoder: nn.Module) -> None:
+    def __init__(
+        self,
+        spec: CodecSpec,
+        encoder: nn.Module,
+        quantizer: Quantizer,
+        decoder: nn.Module,
+        entropy: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if tuple(quantizer.codebook_sizes) != spec.codebook_sizes or quantizer.dim != spec.latent_dim:
             raise ValueError(
@@ -75,7 +85,7 @@ class Codec(nn.Module):
                 f"{tuple(quantizer.codebook_sizes)} of width {quantizer.dim}"
             )
         self.spec = spec
-        self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
+        self.encoder, self.quantizer, self.decoder, self.entropy = encoder, quantizer, decoder, entropy
 
     @torch.no_grad()
     def encode(

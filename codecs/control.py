@@ -1,11 +1,13 @@
-"""The operating point of one signal: the least that is good enough, or the most that is small enough.
+"""Operating points: the ladder of a codec, and of one signal the least that is good enough or the most that is small
+enough.
 
-Points of a codec are taken in one order: numbers of queries; if it has none to choose, of codebooks; of a codec of
-several granularities, steps from all coarse to all fine. Where the tokens of a low point are among those of a high one
-(queries that are nested, codebooks) the signal is encoded once and cut, elsewhere it is encoded for every point tried.
+Points of a codec are taken in one order, from the smallest files: of a rate-distortion codec its qualities in their
+finest steps; of others numbers of queries; if it has none to choose, of codebooks; of a codec of several granularities,
+steps from all coarse to all fine. Where the tokens of a low point are among those of a high one (queries that are
+nested, codebooks) the signal is encoded once and cut, elsewhere it is encoded for every point tried.
 
 A search halves the points, as if quality and bytes grew along them; what it returns was decoded or written, and
-measured.
+measured. One for a size decodes nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 from jaxtyping import Float
@@ -23,13 +26,14 @@ from sigtok.codecs.metrics.audio import snr
 from sigtok.codecs.metrics.image import psnr
 
 from .codec import Codec
-from .files import tokens_to_bytes
-from .spec import Rate
+from .files import own_coder, tokens_to_bytes
+from .spec import CodecSpec, Rate
 from .tokens import Tokens
 
 Quality = Callable[[Tensor, Tensor], float]
 QUALITIES: dict[str, Quality] = {"image": psnr, "audio": snr}  # dB both
 STEPS = 64  # points of a codec of several granularities, beside the first
+RUNGS = 6  # of the ladder of a codec without qualities of its own, if it has as many points
 NEAR, ROUNDS = 0.03, 4  # how far beside its target its file may be; how often it is encoded to come there
 ANY = bytes(16)  # a stream id; a file is as large with another
 
@@ -39,13 +43,62 @@ class Choice(NamedTuple):
 
     Args:
         tokens: Of the signal at that point; ``tokens.rate`` names it.
-        reached: What was asked for as it came out: dB, bits per pixel or bytes.
+        reached: What was asked for as it came out: dB, bits per pixel, kilobits per second or bytes.
         met: Whether that is what was asked for.
     """
 
     tokens: Tokens
     reached: float
     met: bool
+
+
+def points(codec: Codec, rate: Rate | None = None) -> tuple[Rate, ...]:
+    """Every operating point of a codec in the order of searches, the smallest files first.
+
+    Args:
+        codec: Any codec.
+        rate: The highest point, and all that is not searched: codebooks of a codec with queries, and the window.
+    """
+    spec, rate, axis = codec.spec, codec.spec.resolve(rate), searched(codec)
+    if axis == "quality":
+        steps = spec.quality_steps
+        return tuple(replace(rate, quality=1 + step / steps) for step in range(int((rate.quality - 1) * steps) + 1))
+    if axis == "shares":
+        return tuple(replace(rate, shares=between(step / STEPS, spec.shares)) for step in range(STEPS + 1))
+    most = rate.queries if axis == "queries" else rate.codebooks
+    return tuple(replace(rate, **{axis: count}) for count in range(1, most + 1))
+
+
+def ladder(codec: Codec, rate: Rate | None = None) -> tuple[Rate, ...]:
+    """The rungs of a codec, the smallest files first: the n-th is quality n.
+
+    A rate-distortion codec has its whole qualities. Of another's `points` up to six are taken, as even in the logarithm
+    of nominal bits as they come; arguments are those of `points`.
+    """
+    every = points(codec, rate)
+    if searched(codec) == "quality":
+        return every[:: codec.spec.quality_steps]
+    bits = [math.log(_bits(codec.spec, point)) for point in every]
+    rungs, taken = min(RUNGS, len(every)), [0]
+    for rung in range(1, rungs):
+        wanted = bits[0] + (bits[-1] - bits[0]) * rung / (rungs - 1)
+        free = range(taken[-1] + 1, len(every) - rungs + rung + 1)  # one for every rung above
+        taken.append(min(free, key=lambda place: abs(bits[place] - wanted)))
+    return tuple(every[place] for place in taken)
+
+
+def at_quality(codec: Codec, quality: float | int, rate: Rate | None = None) -> Rate:
+    """The rung of a number, or of a rate-distortion codec a point between two.
+
+    Raises:
+        ValueError: If the codec has no such quality; ``rate`` is that of `points`.
+    """
+    if searched(codec) == "quality":
+        return codec.spec.resolve(replace(rate or Rate(), quality=quality))
+    rungs = ladder(codec, rate)
+    if quality not in range(1, len(rungs) + 1):
+        raise ValueError(f"{codec.spec.name} has qualities 1 to {len(rungs)}, got {quality:g}; choose one of these")
+    return rungs[int(quality) - 1]
 
 
 def smallest(
@@ -72,7 +125,7 @@ def smallest(
     measure = quality or QUALITIES.get(codec.spec.modality)
     if measure is None:
         raise ValueError(f"{codec.spec.modality} have no quality of their own, got None; pass quality=")
-    most, at = _points(codec, signal, rate)
+    most, at = _encodings(codec, signal, rate)
     tried: dict[int, Choice] = {}
 
     def good(point: int) -> bool:
@@ -96,6 +149,22 @@ def at_rate(
     return choice._replace(reached=8 * choice.reached / pixels)
 
 
+def at_bitrate(
+    codec: Codec, signal: Float[Tensor, "B C *extent"], kilobits_per_second: float, rate: Rate | None = None
+) -> Choice:
+    """The point of a sound whose file has at most so many kilobits for each second, 1,000 bits each; arguments and
+    errors else as of `at_size`."""
+    spec = codec.spec
+    if spec.modality != "audio" or spec.sample_rate is None or not signal.shape[-1]:
+        raise ValueError(
+            f"kilobits per second are of sounds, got {spec.modality} of extent {tuple(signal.shape[2:])}; ask for "
+            f"bytes with at_size"
+        )
+    seconds = signal.shape[-1] / spec.sample_rate
+    choice = at_size(codec, signal, 125 * kilobits_per_second * seconds, rate)
+    return choice._replace(reached=choice.reached / 125 / seconds)
+
+
 def at_size(codec: Codec, signal: Float[Tensor, "B C *extent"], size: float, rate: Rate | None = None) -> Choice:
     """The highest point whose file has at most so many bytes.
 
@@ -114,23 +183,26 @@ def at_size(codec: Codec, signal: Float[Tensor, "B C *extent"], size: float, rat
     """
     if searched(codec) == "shares":
         return _granular_at_size(codec, signal, size)
-    most, at = _points(codec, signal, rate)
+    most, at = _encodings(codec, signal, rate)
+    size_of = _sizes(codec)
     tried: dict[int, Choice] = {}
 
     def over(point: int) -> bool:
         tokens = at(point)
-        written = file_bytes(tokens)
+        written = size_of(tokens)
         tried[point] = Choice(tokens, written, written <= size)
         return not tried[point].met
 
     last = _first(over, most) - 1
     if not last:
-        raise ValueError(_range(file_bytes(at(1)), file_bytes(at(most)), size))
+        raise ValueError(_range(int(tried[1].reached), size_of(at(most)), size))
     return tried[last]
 
 
-def searched(codec: Codec) -> Literal["shares", "queries", "codebooks"]:
+def searched(codec: Codec) -> Literal["quality", "shares", "queries", "codebooks"]:
     """In what the points of a codec differ."""
+    if codec.spec.qualities:
+        return "quality"
     if codec.spec.granular:
         return "shares"
     chosen = hasattr(codec.encoder, "nested")  # other encoders have a query for each position, or one
@@ -154,9 +226,9 @@ def first_queries(tokens: Tokens, queries: int) -> Tokens:
     return replace(tokens, streams=tuple(streams), rate=rate)
 
 
-def file_bytes(tokens: Tokens) -> int:
+def file_bytes(codec: Codec, tokens: Tokens) -> int:
     """Bytes of the file of one signal's tokens."""
-    return len(tokens_to_bytes(tokens, ANY))
+    return _sizes(codec)(tokens)
 
 
 # -- the search ------------------------------------------------------------------------------------------
@@ -171,35 +243,40 @@ def _first(holds: Callable[[int], bool], most: int) -> int:
     return low
 
 
-def _points(codec: Codec, signal: Tensor, rate: Rate | None) -> tuple[int, Callable[[int], Tokens]]:
+def _encodings(codec: Codec, signal: Tensor, rate: Rate | None) -> tuple[int, Callable[[int], Tokens]]:
     """How many points there are, and the tokens of each, counted from 1."""
     if len(signal) != 1:
         raise ValueError(_one(signal))
-    spec, rate, axis = codec.spec, codec.spec.resolve(rate), searched(codec)
-    if axis == "shares":
-        return STEPS + 1, lambda point: _at_shares(codec, signal, between((point - 1) / STEPS, spec.shares))
-    if axis == "queries" and not codec.encoder.nested:
-        return rate.queries, lambda point: codec.encode(signal, replace(rate, queries=point))
-    many = codec.encode(signal, rate)
-    if axis == "queries":
-        return rate.queries, lambda point: first_queries(many, point)
-    return rate.codebooks, many.prefix
+    every, axis = points(codec, rate), searched(codec)
+    if axis in ("quality", "shares") or (axis == "queries" and not codec.encoder.nested):
+        return len(every), lambda point: codec.encode(signal, every[point - 1])
+    many = codec.encode(signal, every[-1])
+    return len(every), partial(first_queries, many) if axis == "queries" else many.prefix
 
 
-def _at_shares(codec: Codec, signal: Tensor, shares: Shares) -> Tokens:
-    return codec.encode(signal, Rate(shares=shares))
+def _sizes(codec: Codec) -> Callable[[Tokens], int]:
+    """Bytes of the file of one signal's tokens, by one coder for all of them."""
+    coder = own_coder(codec)
+    return lambda tokens: len(tokens_to_bytes(tokens, ANY, coder))
+
+
+def _bits(spec: CodecSpec, rate: Rate) -> float:
+    """Nominal bits per window, without the map of granularities."""
+    shares = rate.shares or (1.0,) * rate.codebooks
+    books = zip(shares, spec.codebook_sizes, spec.strides, strict=False)
+    return rate.queries * sum(share * math.log2(size) / stride for share, size, stride in books)
 
 
 def _granular_at_size(codec: Codec, signal: Tensor, size: float) -> Choice:
     """Shares by the closed form of codes and map, corrected by what the file has beside them."""
     if len(signal) != 1:
         raise ValueError(_one(signal))
-    spec, pixels = codec.spec, math.prod(signal.shape[2:])
+    spec, pixels, size_of = codec.spec, math.prod(signal.shape[2:]), _sizes(codec)
     near = max(NEAR * size, math.ceil((max(spec.codebook_sizes) - 1).bit_length() / 8))
 
     def choice(shares: Shares) -> Choice:
-        tokens = _at_shares(codec, signal, shares)
-        written = file_bytes(tokens)
+        tokens = codec.encode(signal, Rate(shares=shares))
+        written = size_of(tokens)
         return Choice(tokens, written, abs(written - size) <= near)
 
     ask, tried = size, list[Choice]()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from sigtok.codecs.entropy.granules import ABSENT, Windows, pack_granules, unpack_granules
-from sigtok.codecs.entropy.packing import pack, unpack
+from sigtok.codecs.entropy.granules import ABSENT, Windows
 
-from .spec import AXES, CodecSpec, Extent, Modality, Rate
+from .spec import AXES, QUALITY_UNIT, CodecSpec, Extent, Modality, Rate
 
 VERSION = 1  # of the format
-FIXED_WIDTH, GRANULAR = 0, 1  # codings
+FIXED_WIDTH, GRANULAR, OWN_TABLES, ADAPTIVE = 0, 1, 2, 3  # codings
+ENTROPY_CODED = (OWN_TABLES, ADAPTIVE)
 MODALITIES = {name: number for number, name in enumerate(AXES, 1)}  # audio 1, image 2, features 3
 MODALITY_NAMES = {number: name for name, number in MODALITIES.items()}
 MOST = 2**32 - 1
@@ -42,7 +43,9 @@ class Limits:
         tokens: Codes in all.
         header_bytes: Size of a container's header.
         chunk_bytes: Payload of one chunk.
-        codes_per_byte: Codes of several granularities, absent ones too, per byte of the file.
+        codes_per_byte: Codes of several granularities, absent ones too, and of adaptive contexts, per byte of the file.
+        own_codes_per_byte: Codes of the model's own tables, per byte of the file and of each chunk. One costs 0.0056
+            bits or more, or nothing where it is certain; 8 codebooks, or 160 of which 146 are certain, stay below.
     """
 
     samples: int = 2**48
@@ -51,12 +54,13 @@ class Limits:
     sample_rate: int = 768_000
     channels: int = 64
     features: int = 65_536
-    codebooks: int = 64
+    codebooks: int = 1024
     codebook_size: int = 2**20
     tokens: int = 2**31
     header_bytes: int = 2**16
     chunk_bytes: int = 2**24
     codes_per_byte: int = 512
+    own_codes_per_byte: int = 2**14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ class Header:
         extent: ``(samples,)``, ``(height, width)`` or ``(frames,)`` of the signal without padding.
         rate: The operating point, resolved; without shares, which the codes have.
         stream_id: 16 bytes; its first 4 when a packet was read without the model's.
-        granular: Whether codes of one codebook or another stand for a position (`CodecSpec.shares`).
+        coding: How the payload is made: `FIXED_WIDTH`, `GRANULAR`, `OWN_TABLES` or `ADAPTIVE`.
         channels: Signal channels; like the next four, None for a packet read without its model's spec.
         sample_rate: Hz or frames per second, None for images.
         hop: Samples, pixels or frames per position, along each axis.
@@ -77,13 +81,14 @@ class Header:
         extras: Further fields of a container, (type, bytes), kept as they are.
         profile: "packet" or "container"; None lets `bitstream.write` choose.
         chunk_positions: Positions per chunk of a container; None lets `bitstream.write` choose.
+        streamed: Whether a container says its extent, along the first axis, behind its last chunk.
     """
 
     modality: Modality
     extent: Extent
     rate: Rate
     stream_id: bytes
-    granular: bool = False
+    coding: int = FIXED_WIDTH
     channels: int | None = None
     sample_rate: int | None = None
     hop: tuple[int, ...] | None = None
@@ -92,12 +97,16 @@ class Header:
     extras: tuple[tuple[int, bytes], ...] = ()
     profile: Literal["packet", "container"] | None = None
     chunk_positions: int | None = None
+    streamed: bool = False
 
     @classmethod
-    def of(cls, spec: CodecSpec, rate: Rate | None, extent: Extent, stream_id: bytes) -> Header:
-        """The header of a signal's codes at one rate of one model."""
+    def of(
+        cls, spec: CodecSpec, rate: Rate | None, extent: Extent, stream_id: bytes, coding: int = FIXED_WIDTH
+    ) -> Header:
+        """The header of a signal's codes at one rate of one model; of several granularities, the coding is theirs."""
         rate = replace(spec.resolve(rate), shares=None)
-        header = cls(modality=spec.modality, extent=extent, rate=rate, stream_id=stream_id)
+        coding = GRANULAR if spec.granular else coding
+        header = cls(modality=spec.modality, extent=extent, rate=rate, stream_id=stream_id, coding=coding)
         return header.with_spec(spec)
 
     def with_spec(self, spec: CodecSpec) -> Header:
@@ -105,7 +114,6 @@ class Header:
         books = self.rate.codebooks
         return replace(
             self,
-            granular=spec.granular,
             channels=spec.channels,
             sample_rate=spec.sample_rate,
             hop=spec.hop,
@@ -114,9 +122,14 @@ class Header:
         )
 
     @property
-    def coding(self) -> int:
-        """How the payload is made: `FIXED_WIDTH` or `GRANULAR`."""
-        return GRANULAR if self.granular else FIXED_WIDTH
+    def granular(self) -> bool:
+        """Whether codes of one codebook or another stand for a position (`CodecSpec.shares`)."""
+        return self.coding == GRANULAR
+
+    @property
+    def coded(self) -> bool:
+        """Whether an `EntropyCoder` makes the payload."""
+        return self.coding in ENTROPY_CODED
 
     @property
     def spec(self) -> CodecSpec:
@@ -160,28 +173,46 @@ class Stream:
         shapes = [codes.shape for codes in self.codes if codes.dtype.kind in "iu"]
         if shapes != expected:
             raise ValueError(f"extent {extent} at {self.header.rate} has integers {expected}, got {shapes}")
-        for book, (codes, size) in enumerate(zip(self.codes, spec.codebook_sizes, strict=True)):
-            least = ABSENT if spec.granular else 0
-            if len(bad := np.flatnonzero((codes < least) | (codes >= size))):
-                absent = "are -1" if spec.granular else "(-1) cannot be stored, send a lower Rate instead"
-                raise ValueError(
-                    f"codebook {book} has codes 0 to {size - 1}, got {codes[bad[0]]} at position {bad[0]}; "
-                    f"absent codes {absent}"
-                )
-        windows = windows_of(spec, extent)
-        if windows is not None:
-            self._check_granularities(windows)
+        check_codes(self.codes, spec.codebook_sizes, windows_of(spec, extent))
 
-    def _check_granularities(self, windows: Windows) -> None:
-        """Exactly one codebook speaks at every position."""
-        pairs = zip(self.codes, windows.strides, strict=True)
-        speaking = np.sum([np.repeat(codes != ABSENT, int(stride)) for codes, stride in pairs], axis=0)
-        if len(bad := np.flatnonzero(speaking != 1)):
-            place = bad[0]
+
+def check_codes(streams: Sequence[np.ndarray], sizes: Sequence[int], windows: Windows | None) -> None:
+    """Raise ValueError unless each code is inside its codebook; of several granularities, one at every position.
+
+    Args:
+        streams: Codes of each codebook, as many as there should be.
+        sizes: Codes K of each codebook.
+        windows: Of several granularities, where the codes lie.
+    """
+    least, absent = 0, "(-1) cannot be stored, send a lower Rate instead"
+    if windows is not None:
+        least, absent = ABSENT, "are -1"
+    for book, (codes, size) in enumerate(zip(streams, sizes, strict=True)):
+        if len(bad := np.flatnonzero((codes < least) | (codes >= size))):
             raise ValueError(
-                f"one codebook has a code at every position, got {speaking[place]} of them at position {place}, of "
-                f"window {place // windows.queries}; the others are -1"
+                f"codebook {book} has codes 0 to {size - 1}, got {codes[bad[0]]} at position {bad[0]}; "
+                f"absent codes {absent}"
             )
+    if windows is None:
+        return
+    pairs = zip(streams, windows.strides, strict=True)
+    speaking = np.sum([np.repeat(codes != ABSENT, int(stride)) for codes, stride in pairs], axis=0)
+    if len(bad := np.flatnonzero(speaking != 1)):
+        place = bad[0]
+        raise ValueError(
+            f"one codebook has a code at every position, got {speaking[place]} of them at position {place}, of "
+            f"window {place // windows.queries}; the others are -1"
+        )
+
+
+def sixteenths(rate: Rate) -> int:
+    """The quality of a rate as files have it; 0 for none."""
+    return 0 if rate.quality is None else round(rate.quality * QUALITY_UNIT)
+
+
+def quality_of(sixteenths: int) -> float | None:
+    """The quality of such a number."""
+    return sixteenths / QUALITY_UNIT if sixteenths else None
 
 
 def windows_of(spec: CodecSpec, extent: Extent) -> Windows | None:
@@ -199,25 +230,38 @@ def windows_of(spec: CodecSpec, extent: Extent) -> Windows | None:
 # -- checks of bytes: each raises BitstreamError with the offset and both numbers -------------------------
 
 
-def take(data: bytes, offset: int, size: int, what: str) -> bytes:
+@runtime_checkable
+class Source(Protocol):
+    """Bytes, or a file that gives them as bytes do."""
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        """Those from ``part.start`` to ``part.stop``, fewer at the end."""
+
+
+def codes_for(size: int, header: Header, limits: Limits) -> int:
+    """The most codes that so many bytes may stand for, unless they have a fixed width."""
+    return size * (limits.own_codes_per_byte if header.coding == OWN_TABLES else limits.codes_per_byte)
+
+
+def take(data: Source, offset: int, size: int, what: str) -> bytes:
     """Bytes of the file, if they are there."""
-    if offset + size > len(data):
-        here = max(0, len(data) - offset)
-        raise BitstreamError(f"byte {offset}: {what} has {size} bytes, got {here}; the file is cut short")
-    return data[offset : offset + size]
+    found = data[offset : offset + size]
+    if len(found) < size:
+        raise BitstreamError(f"byte {offset}: {what} has {size} bytes, got {len(found)}; the file is cut short")
+    return found
 
 
-def check_length(data: bytes, end: int) -> None:
-    """The file has at least the bytes that its header needs."""
-    if len(data) < end:
-        raise BitstreamError(f"byte {len(data)}: the file has {end} bytes by its header; it is cut short")
+def check_length(size: int, end: int) -> None:
+    """A file of so many bytes has at least those that its header needs."""
+    if size < end:
+        raise BitstreamError(f"byte {size}: the file has {end} bytes by its header; it is cut short")
 
 
-def check_end(data: bytes, end: int) -> None:
-    """The file has exactly the bytes that its header needs."""
-    check_length(data, end)
-    if len(data) > end:
-        raise BitstreamError(f"byte {end}: the file ends here by its header, {len(data) - end} bytes follow")
+def check_end(size: int, end: int) -> None:
+    """A file of so many bytes has exactly those that its header needs."""
+    check_length(size, end)
+    if size > end:
+        raise BitstreamError(f"byte {end}: the file ends here by its header, {size - end} bytes follow")
 
 
 def within(offset: int, name: str, value: int, least: int, most: int) -> None:
@@ -232,35 +276,8 @@ def same(offset: int, name: str, value: object, expected: object) -> None:
         raise BitstreamError(f"byte {offset}: {name} should be {expected!r}, got {value!r}")
 
 
-def same_fields(data: bytes, offset: int, layout: struct.Struct, names: tuple[str, ...], right: tuple) -> None:
+def same_fields(data: Source, offset: int, layout: struct.Struct, names: tuple[str, ...], right: tuple) -> None:
     """All fields of a structure are the ones that follow from what was read before."""
     values = layout.unpack(take(data, offset, layout.size, names[0]))
     for name, value, expected in zip(names, values, right, strict=True):
         same(offset, name, value, expected)
-
-
-def pack_codes(codes: tuple[np.ndarray, ...], sizes: tuple[int, ...], windows: Windows | None) -> bytes:
-    """The payload of checked codes."""
-    return pack(codes, sizes) if windows is None else pack_granules(codes, sizes, windows)
-
-
-def unpack_codes(
-    data: bytes, start: int, end: int, header: Header, counts: tuple[int, ...], windows: Windows | None
-) -> tuple[np.ndarray, ...]:
-    """Codes of the payload between two offsets, each inside its codebook."""
-    assert header.codebook_sizes is not None
-    payload, sizes = data[start:end], header.codebook_sizes
-    try:
-        streams = unpack(payload, counts, sizes) if windows is None else unpack_granules(payload, sizes, windows)
-    except ValueError as error:
-        raise BitstreamError(f"byte {end - 1}: {error}") from None
-    least = 0 if windows is None else ABSENT
-    for book, (codes, size) in enumerate(zip(streams, sizes, strict=True)):
-        if len(codes):
-            within(start, f"codes of codebook {book}", int(codes.max()), least, size - 1)
-    return streams
-
-
-def code_bytes(codes: tuple[np.ndarray, ...]) -> bytes:
-    """Codes as uint32, codebook after codebook, -1 as 2**32 - 1: what CRCs and digests run over."""
-    return b"".join(book.astype("<u4").tobytes() for book in codes)

@@ -5,8 +5,10 @@ No other module imports soundfile, soxr or Pillow. Signals are NumPy float32, au
 wrong with it, what to do. What is converted without asking is documented at the reader.
 """
 
+import importlib.util
 import io
 import os
+import re
 import secrets
 import struct
 import warnings
@@ -27,6 +29,7 @@ MAX_PEAK = 8.0  # 18 dB above full scale: no headroom, other units
 MAX_SIDE, MAX_PIXELS = 65_535, 100_000_000
 MPEG1_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 MPEG2_KILOBITS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+OPUS_RATE, OPUS_KILOBITS = 48_000, (6, 256)  # Hz; per second and channel, the ends of libsndfile's levels
 BLOCK = 1 << 20  # frames: memory follows what is there, not what a header says
 ROWS = 256  # of a picture that are converted at once: large ones are not copied as a whole
 
@@ -217,13 +220,19 @@ def cut_square(signal: np.ndarray, side: int) -> np.ndarray:
     return from_pixels(np.asarray(picture.crop((left, top, left + side, top + side))))
 
 
-LOSSY = ("jpeg", "webp", "avif")  # formats that other codecs are measured against
+LOSSY = ("jpeg", "webp", "avif", "jxl")  # formats that other codecs are measured against
 
 
 def has_format(form: str) -> bool:
-    """Whether the Pillow that is installed writes pictures of a format."""
+    """Whether the Pillow that is installed writes pictures of a format, "jxl" by the package pillow-jxl-plugin, or
+    libsndfile sounds as "opus"."""
+    import soundfile
     from PIL import features
 
+    if form == "opus":
+        return "OPUS" in soundfile.available_subtypes("OGG")
+    if form == "jxl":
+        return importlib.util.find_spec("pillow_jxl") is not None
     return features.check("jpg" if form == "jpeg" else form) is True
 
 
@@ -231,17 +240,21 @@ def image_to_bytes(signal: np.ndarray, form: str, quality: int) -> bytes:
     """The file of a picture ``[3, H, W]`` in [-1, 1], as small as the format makes it at a quality of 1 to 100.
 
     JPEG has 4:2:0 colour and optimized Huffman tables, WebP its slowest method, AVIF 4:2:0 and the library's default
-    speed; "png" is exact and has no quality.
+    speed, JPEG XL ("jxl") the library's default effort, without loss at 100; "png" is exact and has no quality. One
+    thread.
 
     Raises:
         ValueError: If the picture is larger than the format can hold.
     """
     from PIL import Image
 
+    if form == "jxl":
+        import pillow_jxl  # noqa: F401 - tells Pillow of the format
     options: dict[str, dict[str, Any]] = {
         "jpeg": {"quality": quality, "subsampling": 2, "optimize": True},
         "webp": {"quality": quality, "method": 6},
-        "avif": {"quality": quality, "subsampling": "4:2:0"},
+        "avif": {"quality": quality, "subsampling": "4:2:0", "max_threads": 1},
+        "jxl": {"quality": quality, "lossless": quality == 100, "num_threads": 1},
         "png": {},
     }
     encoded, picture = io.BytesIO(), Image.fromarray(to_pixels(signal))
@@ -259,6 +272,52 @@ def image_from_bytes(data: bytes) -> np.ndarray:
 
     with Image.open(io.BytesIO(data)) as picture:
         return from_pixels(np.asarray(picture.convert("RGB")))
+
+
+def opus_to_bytes(signal: np.ndarray, sample_rate: int, kilobits: int) -> bytes:
+    """The Ogg Opus file of a sound ``[C, T]`` in [-1, 1], resampled to 48 kHz, at about so many kilobits per second.
+
+    The pages of Ogg take some 0.6 kbit/s beside them; libsndfile's comments of 0.8 KB are cut out.
+
+    Raises:
+        ValueError: If there is no sample, there are more than 2 channels, or fewer than 6 or more than 256 kbit/s for
+            each.
+    """
+    import soundfile
+
+    channels, samples = signal.shape
+    if not samples or channels > 2 or not OPUS_KILOBITS[0] <= kilobits / channels <= OPUS_KILOBITS[1]:
+        raise ValueError(
+            f"Opus takes 1 or 2 channels at {OPUS_KILOBITS[0]} to {OPUS_KILOBITS[1]} kbit/s each, and at least a "
+            f"sample, got {channels} of {samples} samples at {kilobits}; choose others"
+        )
+    encoded, (least, most) = io.BytesIO(), OPUS_KILOBITS
+    level = (most - kilobits / channels) / (most - least)
+    sound = _resampled(signal, sample_rate, OPUS_RATE).T
+    soundfile.write(encoded, sound, OPUS_RATE, format="OGG", subtype="OPUS", compression_level=level)
+    return _without_comments(encoded.getvalue())
+
+
+def opus_from_bytes(data: bytes, sample_rate: int) -> np.ndarray:
+    """The sound ``[C, T]`` in [-1, 1] of a file that ``opus_to_bytes`` made, as long as it was and without delay."""
+    import soundfile
+
+    sound, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return _resampled(np.clip(sound.T, -1, 1), OPUS_RATE, sample_rate)
+
+
+def _without_comments(data: bytes) -> bytes:
+    """An Ogg Opus file whose second page, that of comments, names an empty vendor and nothing else (RFC 7845, 5.2)."""
+    pages = [match.start() for match in re.finditer(b"OggS", data[:4096])][:3]
+    tags = b"OpusTags" + bytes(8)
+    page = bytearray(data[pages[1] : pages[1] + 22] + bytes(4) + bytes((1, len(tags))) + tags)
+    check = 0
+    for byte in page:
+        check ^= byte << 24
+        for _ in range(8):
+            check = (check << 1 ^ (0x04C11DB7 if check >> 31 else 0)) & 0xFFFFFFFF
+    page[22:26] = check.to_bytes(4, "little")
+    return data[: pages[1]] + page + data[pages[2] :]
 
 
 def from_pixels(pixels: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""The packet profile of `.sgt`: at most 20 bytes beside the payload; `bitstream` has the format. No torch."""
+"""The packet profile of `.sgt`: at most 24 bytes beside the payload; `bitstream` has the format. No torch."""
 
 from __future__ import annotations
 
 from zlib import crc32
 
+from sigtok.codecs.entropy.coder import EntropyCoder
 from sigtok.codecs.entropy.granules import ABSENT
-from sigtok.codecs.entropy.packing import packed_bits, packed_bytes
+from sigtok.codecs.entropy.packing import packed_bits
 
 from .header import (
+    ADAPTIVE,
     FIXED_WIDTH,
     GRANULAR,
     MODALITIES,
@@ -20,38 +22,52 @@ from .header import (
     Stream,
     check_end,
     check_length,
-    code_bytes,
-    pack_codes,
+    codes_for,
+    quality_of,
     same,
+    sixteenths,
     take,
-    unpack_codes,
-    windows_of,
     within,
 )
+from .payload import coder_of, least_bytes, pack_codes, signed, unpack_codes, whole
 from .spec import AXES, CodecSpec, Rate
 
 MAGIC = b"\x89s"
 PAYLOAD, OVERHEAD = 2**14, 20  # bytes: a packet has less than the first and at most the second
+CODED_OVERHEAD = 24  # of the codings 2 and 3, which have more codebooks and a quality
 _VARINT = 7  # bytes at most: 49 bits
 
 
 def fits(stream: Stream) -> bool:
-    """Whether a packet can hold the stream."""
+    """Whether a packet can hold the stream; of an entropy-coded one, whether it can hold all but the payload."""
+    header = stream.header
+    if header.coded:
+        return _describes(header) and len(_head(header)) + 4 <= CODED_OVERHEAD
     counts = [int((codes != ABSENT).sum()) for codes in stream.codes]
-    payload = packed_bits(counts, stream.header.spec.codebook_sizes) // 8
-    return not stream.header.extras and payload < PAYLOAD and len(_head(stream.header)) + 4 <= OVERHEAD
+    payload = packed_bits(counts, header.spec.codebook_sizes) // 8
+    return _describes(header) and payload < PAYLOAD and len(_head(header)) + 4 <= OVERHEAD
 
 
-def write_packet(stream: Stream) -> bytes:
-    """The packet of checked codes."""
-    head = _head(stream.header)
-    crc = crc32(code_bytes(stream.codes), crc32(head))
-    spec = stream.header.spec
-    payload = pack_codes(stream.codes, spec.codebook_sizes, windows_of(spec, stream.header.extent))
-    return head + payload + crc.to_bytes(4, "little")
+def _describes(header: Header) -> bool:
+    """Whether a packet has a place for all that the header says."""
+    return not header.extras and not header.streamed and (header.coded or header.rate.quality is None)
 
 
-def read_packet(data: bytes, spec: CodecSpec | None, limits: Limits) -> Stream:
+def write_packet(stream: Stream, coder: EntropyCoder | None = None) -> bytes:
+    """The packet of checked codes.
+
+    Raises:
+        ValueError: If the header says what only a container can.
+    """
+    header = stream.header
+    if not _describes(header):
+        raise ValueError("a packet has no extra fields, and a quality in codings 2 and 3; write a container")
+    head = _head(header)
+    payload = pack_codes(stream.codes, whole(header), header, coder_of(header, coder))
+    return head + payload + _crc(head, stream.codes, payload, header).to_bytes(4, "little")
+
+
+def read_packet(data: bytes, spec: CodecSpec | None, limits: Limits, coder: EntropyCoder | None = None) -> Stream:
     """The codes of a packet, its header filled in from the model's spec.
 
     Raises:
@@ -64,49 +80,57 @@ def read_packet(data: bytes, spec: CodecSpec | None, limits: Limits) -> Stream:
         )
     header = header.with_spec(spec)
     try:
-        spec = header.spec
-        windows = windows_of(spec, header.extent)
+        part, coder = whole(header), coder_of(header, coder)
     except ValueError as error:
         raise BitstreamError(f"byte 7: {error}") from None
-    counts = spec.token_counts(header.extent)
-    within(7, "codes in all", sum(counts), 0, limits.tokens)
-    if windows is None:
-        end = start + packed_bytes(counts, spec.codebook_sizes)
-        check_end(data, end + 4)
+    count, least = sum(part.counts), least_bytes(part, header)
+    within(7, "codes in all", count, 0, limits.tokens)
+    if header.coding == FIXED_WIDTH:
+        check_end(len(data), start + least + 4)
     else:
-        within(7, "codes in all of such a short file", sum(counts), 0, limits.codes_per_byte * len(data))
-        check_length(data, start + windows.least_bits(spec.codebook_sizes) // 8 + 4)
-        end = len(data) - 4
-    codes = unpack_codes(data, start, end, header, counts, windows)
-    crc = crc32(code_bytes(codes), crc32(data[:start]))
+        within(7, "codes in all of such a short file", count, 0, codes_for(len(data), header, limits))
+        check_length(len(data), start + least + 4)
+    end = len(data) - 4
+    codes = unpack_codes(data, start, end, part, header, coder)
+    crc = _crc(data[:start], codes, data[start:end], header)
     same(end, "CRC of the packet", int.from_bytes(data[end:], "little"), crc)
     return Stream(header, codes)
+
+
+def _crc(head: bytes, codes: tuple, payload: bytes, header: Header) -> int:
+    """Over the head and the codes, entropy-coded ones also as they are coded."""
+    crc = signed(codes, crc32(head))
+    return crc32(payload, crc) if header.coded else crc
 
 
 def read_packet_header(data: bytes, limits: Limits) -> tuple[Header, int]:
     """What a packet says without its model, and the offset of its payload."""
     kind = take(data, 2, 1, "kind")[0]
+    coding = kind >> 2 & 7
     same(2, "version", kind >> 5, VERSION)
-    within(2, "coding (all others are reserved)", kind >> 2 & 7, FIXED_WIDTH, GRANULAR)
+    within(2, "coding (all others are reserved)", coding, FIXED_WIDTH, ADAPTIVE)
     within(2, "modality", kind & 3, 1, len(MODALITIES))
     modality = MODALITY_NAMES[kind & 3]
     axes = AXES[modality]
     side = (0, limits.samples) if axes == 1 else (1, limits.side)
     bounds = [("extent", *side)] * axes + [("codebooks", 1, limits.codebooks), ("queries", 1, MOST)]
+    bounds += [("window", 1, MOST)] * axes + [("quality", 0, MOST)] * (coding > GRANULAR)
     offset, numbers = 7, []
-    for name, least, most in [*bounds, *[("window", 1, MOST)] * axes]:
+    for name, least, most in bounds:
         number, end = _read_varint(data, offset, name)
         within(offset, name, number, least, most)
         numbers.append(number)
         offset = end
     if axes == 2:
         within(7, "height x width", numbers[0] * numbers[1], 1, limits.pixels)
+    extent, (codebooks, queries), window = numbers[:axes], numbers[axes : axes + 2], numbers[axes + 2 : 2 * axes + 2]
+    quality = quality_of(sum(numbers[2 * axes + 2 :]))
     header = Header(
         modality=modality,
-        extent=tuple(numbers[:axes]),
-        rate=Rate(codebooks=numbers[axes], queries=numbers[axes + 1], window=tuple(numbers[axes + 2 :])),
+        extent=tuple(extent),
+        rate=Rate(codebooks=codebooks, queries=queries, window=tuple(window), quality=quality),
         stream_id=take(data, 3, 4, "stream id"),
-        granular=kind >> 2 & 7 == GRANULAR,
+        coding=coding,
         profile="packet",
     )
     return header, offset
@@ -117,6 +141,8 @@ def _head(header: Header) -> bytes:
     rate = header.rate
     assert rate.codebooks is not None and rate.queries is not None and rate.window is not None
     numbers = (*header.extent, rate.codebooks, rate.queries, *rate.window)
+    if header.coded:
+        numbers = (*numbers, sixteenths(rate))
     return MAGIC + bytes([kind]) + header.stream_id[:4] + b"".join(map(_varint, numbers))
 
 

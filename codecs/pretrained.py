@@ -34,6 +34,8 @@ BUILDERS: dict[str, tuple[str, str]] = {
     "cascaded_image": ("sigtok.codecs.image.models", "cascaded_image"),
     "granular_image": ("sigtok.codecs.image.models", "granular_image"),
     "compact_image": ("sigtok.codecs.image.models", "compact_image"),
+    "walloc_stereo": ("sigtok.codecs.audio.models", "walloc_stereo"),
+    "walloc_image": ("sigtok.codecs.image.models", "walloc_image"),
     "vqgan_image": ("sigtok.codecs.image.models", "vqgan_image"),
     "semantic_features": ("sigtok.codecs.audio.models", "semantic_features"),
 }
@@ -85,7 +87,8 @@ def save(
         training_data: What they were trained on.
         measured: Figures, by name.
         card: The text of ``README.md``.
-        half: Store floating tensors as float16: half the bytes, rounded here, computed in float32.
+        half: Store floating tensors as float16 where their range allows it: half the bytes, rounded here, computed in
+            float32.
 
     Raises:
         ValueError: If `load` would refuse the folder: another spec, weights not finite or too large.
@@ -117,10 +120,10 @@ def save(
 
 
 def stream_id(codec: Codec) -> bytes:
-    """What gives a codec's codes their meaning: spec, quantizer and decoder as they are now, 16 bytes.
+    """What gives a codec's files their meaning: spec, quantizer, decoder and entropy coder as they are now, 16 bytes.
 
     The first half of SHA-256 over ``sgt-id-1``, the spec's digest, and name, type, shape and little-endian
-    float32 (or integer) values of the tensors of quantizer and decoder, by name. The encoder may change.
+    float32 (or integer) values of the tensors of quantizer, decoder and entropy coder, by name. The encoder may change.
     """
     return _identity(codec.spec, codec.state_dict())
 
@@ -278,8 +281,14 @@ def _load_tensors(codec: Codec, tensors: dict[str, Tensor], where: str) -> None:
 def _stored(codec: Codec, half: bool) -> dict[str, Tensor]:
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in codec.state_dict().items()}
     if half:
-        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+        tensors = {name: _half(tensor) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _half(tensor: Tensor) -> Tensor:
+    """As float16, unless a finite value has no place there."""
+    half = tensor.half()
+    return half if torch.equal(half.isfinite(), tensor.isfinite()) else tensor
 
 
 def _float32(tensor: Tensor) -> Tensor:
@@ -289,7 +298,7 @@ def _float32(tensor: Tensor) -> Tensor:
 def _identity(spec: CodecSpec, tensors: Mapping[str, Tensor]) -> bytes:
     digest = hashlib.sha256(b"sgt-id-1\0" + spec.digest())
     for name in sorted(tensors):
-        if name.startswith(("quantizer.", "decoder.")):
+        if name.startswith(("quantizer.", "decoder.", "entropy.")):
             values = _float32(tensors[name].detach().cpu()).contiguous().numpy()
             little = values.astype(values.dtype.newbyteorder("<"))
             digest.update(f"{name}\0{little.dtype.name}\0{little.shape}\0".encode())

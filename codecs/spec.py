@@ -17,6 +17,7 @@ Unset = Any  # None until `CodecSpec.resolve`, which leaves no field unset; a ch
 Extent = tuple[int, ...]  # samples or frames, (T,), or pixels of an image, (height, width); without padding
 Modality = Literal["audio", "image", "features"]
 AXES: dict[Modality, int] = {"audio": 1, "image": 2, "features": 1}  # of an extent
+QUALITY_UNIT = 16  # qualities are stored in sixteenths
 LOUDEST = 8.0  # a signal beyond this is not in [-1, 1] by any reading (integers, or a broken file)
 
 
@@ -37,12 +38,15 @@ class Rate:
         window: Positions per window along each axis, one of ``CodecSpec.windows``.
         shares: Of a codec of several granularities, the part of the signal that each codebook speaks for, summing to
             1; what an encoder is asked for. Tokens and files say which code stands where, and keep the default here.
+        quality: Of a rate-distortion codec, its rung from 1 (smallest files) to ``CodecSpec.qualities``, in parts of
+            ``CodecSpec.quality_steps``: 3.25 lies between the third and the fourth.
     """
 
     codebooks: int | Unset = None
     queries: int | Unset = None
     window: tuple[int, ...] | Unset = None
     shares: tuple[float, ...] | Unset = None
+    quality: float | Unset = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,9 @@ class CodecSpec:
         shares: Of a codec of several granularities (Control-GIC), the default part of the signal that each codebook
             speaks for: at every position one codebook has a code and the others are absent (-1). Empty for all other
             codecs.
+        qualities: Rungs of a rate-distortion codec, which sends all its codebooks and queries at any of them. 0 for
+            all other codecs.
+        quality_steps: Operating points from one rung to the next, a power of 2 of at most 16; 1 without qualities.
     """
 
     name: str
@@ -84,6 +91,8 @@ class CodecSpec:
     causal: bool = False
     lookahead: int = 0
     shares: tuple[float, ...] = ()
+    qualities: int = 0
+    quality_steps: int = 1
 
     def __post_init__(self) -> None:
         """Raise ValueError for fields that contradict each other."""
@@ -109,6 +118,12 @@ class CodecSpec:
                 raise ValueError(f"a window of {self.queries} positions holds whole tokens, got stride {stride}")
         if self.shares:
             self._check_shares(self.shares)
+        _positive("qualities", self.qualities, 0)
+        _positive("quality_steps", self.quality_steps)
+        if self.quality_steps not in (1, 2, 4, 8, QUALITY_UNIT):
+            raise ValueError(f"quality_steps is a power of 2 of at most {QUALITY_UNIT}, got {self.quality_steps!r}")
+        if not self.qualities and self.quality_steps > 1:
+            raise ValueError(f"steps lie between qualities, got quality_steps={self.quality_steps} without qualities")
         if len(set(self.windows)) < len(self.windows):
             raise ValueError(f"windows differ, got {self.windows}")
         for steps in (self.hop, *self.windows):
@@ -123,6 +138,18 @@ class CodecSpec:
         _positive("lookahead", self.lookahead, 0)
         if self.causal and self.lookahead:
             raise ValueError(f"a causal codec looks 0 samples ahead, got lookahead={self.lookahead}")
+
+    def _check_quality(self, quality: float | int | None) -> None:
+        """Raise ValueError unless the codec has this quality; None where it has none."""
+        if not self.qualities:
+            if quality is not None:
+                raise ValueError(f"{self.name} has no qualities, got quality={quality!r}; choose codebooks or queries")
+            return
+        real = isinstance(quality, (int, float)) and not isinstance(quality, bool)
+        if not real or quality is None or not 1 <= quality <= self.qualities or quality * self.quality_steps % 1:
+            raise ValueError(
+                f"{self.name} has qualities 1 to {self.qualities} in steps of 1/{self.quality_steps}, got {quality!r}"
+            )
 
     def _check_shares(self, shares: Sequence[float]) -> None:
         """Raise ValueError unless every codebook has its part and the parts are the whole."""
@@ -173,7 +200,15 @@ class CodecSpec:
         if rate.shares is not None:
             self._check_shares(rate.shares)
         shares = self.shares or None if rate.shares is None else tuple(rate.shares)
-        return Rate(codebooks=codebooks, queries=queries, window=window, shares=shares)
+        quality = self.qualities or None if rate.quality is None else rate.quality
+        self._check_quality(quality)
+        if self.qualities and (codebooks, queries) != (self.num_codebooks, self.queries):
+            raise ValueError(
+                f"{self.name} sends all codebooks and queries at every quality, got codebooks={codebooks}, "
+                f"queries={queries}; choose a quality"
+            )
+        quality = None if quality is None else float(quality)
+        return Rate(codebooks=codebooks, queries=queries, window=window, shares=shares, quality=quality)
 
     @property
     def frame_rate(self) -> Fraction:
@@ -244,7 +279,9 @@ class CodecSpec:
         """Plain values for JSON: a fraction is text, such as "256/9", and what is empty and new is left out."""
         values = asdict(self)
         values["strides"] = tuple(str(each) if isinstance(each, Fraction) else each for each in self.strides)
-        return values if self.shares else {name: value for name, value in values.items() if name != "shares"}
+        absent = set() if self.shares else {"shares"}
+        absent |= set() if self.qualities else {"qualities", "quality_steps"}
+        return {name: value for name, value in values.items() if name not in absent}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CodecSpec:

@@ -16,7 +16,7 @@ from torch import Tensor
 from sigtok.codecs.media import write_image
 from sigtok.codecs.tokens import Tokens
 from sigtok.export.evaluate import METRICS
-from sigtok.export.report import number
+from sigtok.export.tables import number
 
 COLOURS = np.array(  # dark to bright, evenly spaced
     [(8, 9, 28), (33, 22, 84), (84, 30, 122), (150, 42, 116), (214, 74, 84), (245, 140, 62), (253, 216, 122)]
@@ -37,13 +37,16 @@ class Shown(NamedTuple):
     source: Path
 
 
-def write_page(path: Path, folder: Path, speech: Sequence[Shown], photo: Sequence[Shown]) -> None:
-    """Write the page of both files at all rates."""
+def write_page(
+    path: Path, folder: Path, speech: Sequence[Shown], photo: Sequence[Shown], small: Sequence[Shown]
+) -> None:
+    """Write the page of both files at all rates; the photo as tokens, and as small files."""
     page = TEMPLATE
     for name, text in {
         "SPEECH": _speech(speech),
         "PHOTO": _photo(photo),
-        "TABLES": _table(speech) + _table(photo),
+        "SMALL": _photo(small),
+        "TABLES": _table(speech) + _table(photo) + _table(small),
         "LICENCES": _licences(folder / "LICENCES.md"),
     }.items():
         page = page.replace(f"<!--{name}-->", text)
@@ -79,8 +82,11 @@ def _photo(shown: Sequence[Shown]) -> str:
     original = _card("Original", _figures(source, original=True), _picture_file(source.source, "The original photo"))
     cards = []
     for one in shown:
-        name = _count(one.row["queries"], "token") + " per tile"
-        cards.append(_card(name, _figures(one), _picture_file(one.decoded, "The decoded photo"), _strip(one)))
+        picture = _picture_file(one.decoded, "The decoded photo")
+        if "quality" in one.row:
+            cards.append(_card(f"quality {one.row['quality']:g}", _figures(one), picture))
+        else:
+            cards.append(_card(_count(one.row["queries"], "token") + " per tile", _figures(one), picture, _strip(one)))
     return f'<div class="pairs">{"".join(_pair(original, card) for card in cards)}</div>'
 
 
@@ -92,7 +98,7 @@ def _figures(one: Shown, original: bool = False) -> str:
         rate = f"{number(8 * size / row['seconds'])} bit/s"
     else:
         rate = f"{number(8 * size / row['pixels'])} bit/pixel"
-    tokens = "" if original else f"{row['tokens']:,} tokens · "
+    tokens = "" if original or "quality" in row else f"{row['tokens']:,} tokens · "
     return f"{tokens}{size:,} bytes · {rate}"
 
 
@@ -100,11 +106,11 @@ def _table(shown: Sequence[Shown]) -> str:
     metrics = list(METRICS[shown[0].tokens.spec.modality])
     sound = "seconds" in shown[0].row
     unit, speed = ("bit/s", "x real time") if sound else ("bit/pixel", "MP/s")
-    heads = ["file", "model", "codebooks", "queries", "tokens", "bytes", unit, *metrics]
+    heads = ["file", "model", *counted(shown[0].row), "bytes", unit, *metrics]
     heads += [f"encode {speed}", f"decode {speed}"]
     body = []
     for row in (one.row for one in shown):
-        values = [row["codebooks"], row["queries"], row["tokens"], row["bytes"]]
+        values = [row[name] for name in (*counted(row), "bytes")]
         values += [row["bits_per_second" if sound else "bits_per_pixel"], *(row[name] for name in metrics)]
         values += speeds(row)
         names = "".join(f"<td>{html.escape(str(row[name]))}</td>" for name in ("sgt", "model"))
@@ -112,6 +118,11 @@ def _table(shown: Sequence[Shown]) -> str:
     head = "".join(f"<th scope=col>{head.replace('_', '-')}</th>" for head in heads)
     rows = "".join(body)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def counted(row: dict[str, Any]) -> tuple[str, ...]:
+    """What an operating point is told by: the quality of a rate-distortion codec, or counts of tokens."""
+    return ("quality",) if "quality" in row else ("codebooks", "queries", "tokens")
 
 
 def speeds(row: dict[str, Any]) -> list[float]:
@@ -260,6 +271,10 @@ above its reconstruction on the right. The coloured strip is all that the decode
 <h2>Photo</h2>
 <p>One model, several budgets: more tokens per tile of the picture.</p>
 <!--PHOTO-->
+<h2>Photo, for people</h2>
+<p>The same photo through a rate-distortion codec, whose files are small and near to the original. Its whole numbers are
+entropy coded, and no tokens for a language model.</p>
+<!--SMALL-->
 <h2>Figures</h2>
 <p>Bytes are those of the files; speeds are of this run on this machine.</p>
 <!--TABLES-->

@@ -19,6 +19,7 @@ COMMANDS = {
     "encode": "transcode",
     "decode": "transcode",
     "tokens": "transcode",
+    "verify": "verify",
     "info": "information",
     "evaluate": "report",
     "compare": "compare",
@@ -67,14 +68,25 @@ def parser() -> argparse.ArgumentParser:
     encode.add_argument("inputs", nargs="+", metavar="IN", help="files, folders, or - for standard input")
     _add_model(encode, required=True)
     _add_output(encode, "OUT.sgt")
+    text = "fixed: as fast as can be (default); adaptive: smaller and slower; not used by models with their own tables"
+    encode.add_argument("--coding", choices=("fixed", "adaptive"), default="fixed", help=text)
     _add_rate(encode, _count)
-    _add_target(encode)
+    point = encode.add_mutually_exclusive_group()
+    _add_quality(point, _amount)
+    _add_target(point)
     _add_downmix(encode)
 
     decode = commands.add_parser("decode", help=".sgt files to sounds, pictures or features")
     decode.add_argument("inputs", nargs="+", metavar="IN.sgt", help="files, folders, or - for standard input")
     _add_model(decode, required=False)
     _add_output(decode, "OUT.wav|.png|.npy")
+    for option, name, text in (("--from", "start", "the start"), ("--to", "stop", "the end")):
+        decode.add_argument(option, dest=name, type=_second, metavar="S", help=f"seconds of a sound; default: {text}")
+    decode.add_argument("--salvage", action="store_true", help="of a damaged file, what is left of it")
+
+    verify = commands.add_parser("verify", help="whether .sgt files are whole: one line each, exit code 65 if not")
+    verify.add_argument("inputs", nargs="+", metavar="FILE.sgt", help="files, folders, or - for standard input")
+    _add_model(verify, required=False)
 
     tokens = commands.add_parser(
         "tokens", help="the codes of a sound, picture, features or .sgt file, on standard output"
@@ -82,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     tokens.add_argument("input", metavar="IN", help="a file, or - for standard input")
     _add_model(tokens, required=True)
     _add_rate(tokens, _count)
+    _add_quality(tokens, _amount)
     _add_downmix(tokens)
     tokens.add_argument("--npy", action="store_true", help="a .npy file, int64 [codebooks, positions]; else JSON")
 
@@ -94,6 +107,14 @@ def parser() -> argparse.ArgumentParser:
     _add_set(evaluate)
     evaluate.add_argument("--picture", metavar="OUT.svg", help="draw quality over rate, one curve per window")
     _add_rate(evaluate, _counts)
+    _add_quality(evaluate, _amounts)
+    evaluate.add_argument(
+        "--sweep", action="store_true", help="every rung, beside JPEG, WebP, AVIF and JPEG XL or Opus, with BD-rates"
+    )
+    evaluate.add_argument(
+        "--beside", action="append", metavar="MODEL", help="another model of the same signals in a sweep; repeatable"
+    )
+    evaluate.add_argument("--html", metavar="OUT.html", help="one page of a sweep: curves and tables")
     _add_windows(evaluate)
     _add_downmix(evaluate)
     _add_protocol(evaluate)
@@ -107,13 +128,17 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         metavar="MODEL[:queries=K]",
         help="a bundled model or a model folder, at all rates below or at one of its own, set by codebooks=, queries=, "
-        "window= or shares=; repeatable",
+        "window=, shares= or quality=; repeatable",
     )
     compare.add_argument(
-        "--with", dest="formats", metavar="jpeg,webp,avif", help="these formats too, at the sizes of the models' files"
+        "--with",
+        dest="formats",
+        metavar="jpeg,webp,avif,jxl",
+        help="these formats too, at the sizes of the models' files",
     )
     compare.add_argument("--picture", metavar="OUT.svg", help="draw quality over rate, one curve per model and format")
     _add_rate(compare, _counts)
+    _add_quality(compare, _amounts)
     _add_downmix(compare)
     _add_protocol(compare)
 
@@ -200,14 +225,22 @@ def _add_rate(command: argparse.ArgumentParser, kind: Callable[[str], Any], defa
         command.add_argument("--window", type=kind, metavar="W", help="positions per window; default: the model's")
 
 
-def _add_target(command: argparse.ArgumentParser) -> None:
-    targets = command.add_mutually_exclusive_group()
+def _add_quality(command: argparse._ActionsContainer, kind: Callable[[str], Any]) -> None:
+    text = "of the model's ladder, 1 for the smallest files; instead of --codebooks and --queries"
+    if kind is _amounts:
+        command.add_argument("--qualities", type=kind, metavar="1,2,3", help=f"rungs {text}")
+    else:
+        command.add_argument("--quality", type=kind, metavar="Q", help=f"a rung {text}")
+
+
+def _add_target(command: argparse._ActionsContainer) -> None:
     for option, letter, text in (
         ("--target-psnr", "DB", "the least of each picture with that PSNR; instead of --queries and --codebooks"),
         ("--target-bpp", "X", "the most of each picture in X bits per pixel; with granularities within 3 percent"),
+        ("--target-kbps", "X", "the most of each sound in X kilobits per second of its file"),
         ("--target-bytes", "N", "the most of each input in N bytes; with granularities within 3 percent"),
     ):
-        targets.add_argument(option, type=_amount, metavar=letter, help=text)
+        command.add_argument(option, type=_amount, metavar=letter, help=text)
 
 
 def _add_downmix(command: argparse.ArgumentParser) -> None:
@@ -239,6 +272,20 @@ def _amount(text: str) -> float:
     if not 0 < amount < float("inf"):
         raise argparse.ArgumentTypeError(f"a number is more than 0 here, got {text!r}")
     return amount
+
+
+def _amounts(text: str) -> list[float]:
+    return [_amount(part) for part in text.split(",")]
+
+
+def _second(text: str) -> float:
+    try:
+        second = float(text)
+    except ValueError:
+        second = -1.0
+    if not 0 <= second < float("inf"):
+        raise argparse.ArgumentTypeError(f"seconds are 0 or more, got {text!r}")
+    return second
 
 
 def _pair(text: str) -> tuple[str, str]:

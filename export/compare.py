@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -20,27 +20,31 @@ from sigtok.codecs.spec import CodecSpec, Rate
 from .evaluate import Evaluation, Metric, Row, area, distances, metric_names, metrics_of, summarised
 from .exits import USAGE, Failure, say
 from .inputs import SUFFIXES, Item, Reader, gather
+from .peers import NAMES
 from .picture import Curve, Panel, Point, svg
-from .released import open_model, resolve, spec_of
+from .released import check_alone, described, open_model, resolve, resolve_quality, spec_of
 from .report import (
     UNITS,
     check_outputs,
     check_pictures_only,
     circumstances,
     drawn,
-    number,
     open_judge,
     protocol,
-    shown,
     write_json,
     write_text,
 )
-from .tables import markdown
+from .tables import markdown, number
 from .transcode import each
 
 WORST, BEST = 1, 100  # quality of a format
-NAMES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
-SETTINGS = ("codebooks", "queries", "window", "shares")  # of an operating point on the command line
+SETTINGS: dict[str, Callable[[str], Any]] = {  # of an operating point on the command line
+    "codebooks": int,
+    "queries": int,
+    "window": int,
+    "shares": lambda text: tuple(map(float, text.split(","))),
+    "quality": float,
+}
 
 
 class Contender(NamedTuple):
@@ -56,7 +60,8 @@ def compare(args: Namespace) -> int:
     asked = points(args)
     specs = {model: spec_of(model) for model in asked}
     modality, formats = one_modality(specs), formats_of(args.formats)
-    rates = {model: rates_of(specs[model], settings) for model, settings in asked.items()}
+    rates = {model: [rate_of(specs[model], each) for each in settings] for model, settings in asked.items()}
+    qualities = {model: [each.get("quality") for each in settings] for model, settings in asked.items()}
     check_pictures_only(modality, {"--with": formats, "--size": args.size, "--perceptual": args.perceptual})
     inputs = gather(args.inputs, SUFFIXES[modality], args.where, args.exclude)
     check_outputs(args, inputs)
@@ -65,7 +70,8 @@ def compare(args: Namespace) -> int:
     contenders = []
     for model, codec in codecs.items():
         reader = Reader(codec.spec, args.downmix, say, args.size)
-        for rate in rates[model]:
+        pairs = zip(rates[model], qualities[model], strict=True)
+        for rate in dict.fromkeys(resolve_quality(codec, *pair) for pair in pairs):  # each once
             evaluation = Evaluation(codec, rate, reader, metrics)
             contenders.append(Contender(names[model], described(codec.spec, rate), evaluation))
     comparison = Comparison(contenders, formats, metrics)
@@ -130,8 +136,7 @@ class Comparison:
         """Summaries with their names and their files: of the models, then of the formats."""
         found = []
         for name, point, evaluation in self.contenders:
-            shares = {"shares": list(evaluation.rate.shares)} if evaluation.rate.shares else {}
-            found.append({"model": name, "point": point, **evaluation.summary(), **shares, "rows": evaluation.rows})
+            found.append({"model": name, "point": point, **evaluation.summary(), "rows": evaluation.rows})
         for (form, place), rows in self.beside.items():
             about = {"model": NAMES[form], "point": f"at {self.contenders[place].name}, {self.contenders[place].point}"}
             smallest = sum(row["smallest"] for row in rows)
@@ -148,11 +153,13 @@ def points(args: Namespace) -> dict[str, list[dict[str, Any]]]:
     Raises:
         Failure: If a setting is none of `SETTINGS`, or no number.
     """
+    check_alone("--qualities", args.qualities, args.codebooks, args.queries)
     asked: dict[str, list[dict[str, Any]]] = {}
-    general = [
+    general: list[dict[str, Any]] = [
         {"codebooks": codebooks, "queries": queries}
         for codebooks, queries in product(args.codebooks or [None], args.queries or [None])
     ]
+    general = [{"quality": quality} for quality in args.qualities] if args.qualities else general
     for text in args.model:
         model, own = parsed(text)
         asked.setdefault(model, []).extend([own] if own else general)
@@ -169,20 +176,20 @@ def parsed(text: str) -> tuple[str, dict[str, Any]]:
         try:
             if name not in SETTINGS:
                 raise ValueError
-            settings[name] = tuple(map(float, value.split(","))) if name == "shares" else int(value)
+            settings[name] = SETTINGS[name](value)
         except ValueError:
             raise Failure(
                 USAGE,
-                f"{text}: behind a model stand codebooks=, queries=, window= or shares= and numbers, got {part!r}; "
-                f"write for example MODEL:queries=64",
+                f"{text}: behind a model stand codebooks=, queries=, window=, shares= or quality= and numbers, got "
+                f"{part!r}; write for example MODEL:queries=64",
             ) from None
+    check_alone(f"{text}: quality=", settings.get("quality"), settings.get("codebooks"), settings.get("queries"))
     return ":".join(parts[:first]), settings
 
 
-def rates_of(spec: CodecSpec, settings: Sequence[Mapping[str, Any]]) -> list[Rate]:
-    """Operating points, each once."""
-    rates = [resolve(spec, *(each.get(name) for name in SETTINGS)) for each in settings]
-    return list(dict.fromkeys(rates))
+def rate_of(spec: CodecSpec, settings: Mapping[str, Any]) -> Rate:
+    """An operating point, but for its quality."""
+    return resolve(spec, *(settings.get(name) for name in ("codebooks", "queries", "window", "shares")))
 
 
 def one_modality(specs: Mapping[str, CodecSpec]) -> str:
@@ -216,18 +223,6 @@ def labels(specs: Mapping[str, CodecSpec]) -> dict[str, str]:
     """A name for every model: its own, or its folder where two have the same."""
     own = [spec.name for spec in specs.values()]
     return {model: spec.name if own.count(spec.name) == 1 else model for model, spec in specs.items()}
-
-
-def described(spec: CodecSpec, rate: Rate) -> str:
-    """An operating point in words: what this codec can vary."""
-    if spec.granular:
-        return f"shares {','.join(f'{share:g}' for share in rate.shares)}"
-    several = {
-        f"{rate.codebooks} codebooks": spec.num_codebooks > 1,
-        f"{rate.queries} queries": spec.queries > 1,
-        f"window {shown(rate.window)}": len(spec.windows) > 1,
-    }
-    return ", ".join(words for words, varies in several.items() if varies) or "its one rate"
 
 
 # -- other formats ---------------------------------------------------------------------------------------------

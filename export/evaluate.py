@@ -6,7 +6,8 @@ import importlib.util
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sigtok.codecs.codec import Codec
-from sigtok.codecs.files import compress, decompress, tokens_from_bytes
+from sigtok.codecs.files import own_coder, tokens_from_bytes, tokens_to_bytes
 from sigtok.codecs.metrics.audio import mel_distance, si_sdr, stoi
 from sigtok.codecs.metrics.codes import CodeCounts
 from sigtok.codecs.metrics.features import cosine, relative_error
@@ -64,6 +65,7 @@ METRICS: dict[str, dict[str, Metric]] = {
 }
 OPTIONAL = ("lpips", "ssimulacra2")  # of images, where weights are given or the package is installed
 RESAMPLINGS = 1000  # of the bootstrap
+THREADS = 1  # of a codec under the clock
 
 
 def metrics_of(modality: str, judge: LPIPS | None = None) -> dict[str, Metric]:
@@ -105,14 +107,31 @@ class Trip(NamedTuple):
     decode_seconds: float
 
 
-def round_trip(codec: Codec, signal: Tensor, rate: Rate, file: Path) -> Trip:
-    """Encode a signal ``[C, *extent]`` into a file and decode it from there, with the clock running."""
-    start = perf_counter()
-    file.write_bytes(compress(codec, signal[None], rate))
-    middle = perf_counter()
-    reconstruction = decompress(codec, data := file.read_bytes())[0].cpu()
-    end = perf_counter()
-    tokens = tokens_from_bytes(data, codec.spec, codec.stream_id or stream_id(codec))
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Speed is that of one thread of the processor, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def round_trip(codec: Codec, signal: Tensor, rate: Rate, file: Path, coder: Any = None) -> Trip:
+    """Encode a signal ``[C, *extent]`` into a file and decode it from there, with the clock running, on one thread.
+
+    The entropy coder of a model that has one is given, or made before the clock starts, as the model was loaded.
+    """
+    coder = coder or own_coder(codec)
+    identity = codec.stream_id or stream_id(codec)
+    with one_thread():
+        start = perf_counter()
+        file.write_bytes(tokens_to_bytes(codec.encode(signal[None], rate), identity, coder))
+        middle = perf_counter()
+        tokens = tokens_from_bytes(file.read_bytes(), codec.spec, identity, coder=coder)
+        reconstruction = codec.decode(tokens)[0].cpu()
+        end = perf_counter()
     return Trip(reconstruction, tokens, file.stat().st_size, middle - start, end - middle)
 
 
@@ -124,6 +143,7 @@ class Evaluation:
         rate: The operating point; None for all that the codec has.
         reader: Of the files; None for one that mixes nothing down and warns of what it resamples.
         metrics: By name; None for those of `METRICS`.
+        coder: The model's own entropy coder; made if there is one to make.
 
     ``rows`` has one dict per file: ``file``, ``seconds`` or ``pixels``, ``bytes``, ``tokens``,
     ``bits_per_second`` or ``bits_per_pixel``, ``encode_seconds``, ``decode_seconds``, every metric, and under
@@ -136,8 +156,9 @@ class Evaluation:
         rate: Rate | None = None,
         reader: Reader | None = None,
         metrics: Mapping[str, Metric] | None = None,
+        coder: Any = None,
     ) -> None:
-        self.codec, self.rate = codec, codec.spec.resolve(rate)
+        self.codec, self.rate, self.coder = codec, codec.spec.resolve(rate), coder or own_coder(codec)
         self.metrics = METRICS[codec.spec.modality] if metrics is None else metrics
         self.reader = reader or Reader(codec.spec)
         self.counts = CodeCounts(codec.spec.codebook_sizes)
@@ -153,7 +174,7 @@ class Evaluation:
         with tempfile.TemporaryDirectory(prefix="sigtok") as folder:
             if not self.rows:
                 self._warm_up(Path(folder) / "warm.sgt")
-            trip = round_trip(self.codec, signal, self.rate, Path(folder) / "file.sgt")
+            trip = round_trip(self.codec, signal, self.rate, Path(folder) / "file.sgt", self.coder)
         row = {"file": os.fspath(path), **measured(self.codec, signal, trip, self.metrics)}
         self.counts.add(trip.tokens.streams)
         self.rows.append(row)
@@ -169,6 +190,8 @@ class Evaluation:
             "codebooks": self.rate.codebooks,
             "queries": self.rate.queries,
             "window": list(self.rate.window or ()),
+            **({"shares": list(self.rate.shares)} if self.rate.shares else {}),
+            **({"quality": self.rate.quality} if self.rate.quality else {}),
             **summarised(self.rows, self.metrics),
             "codes": self.counts.summary(),
         }
@@ -176,7 +199,7 @@ class Evaluation:
     def _warm_up(self, file: Path) -> None:
         """One window through the codec: the first call is slower than all others."""
         window = self.codec.spec.step(self.rate)
-        round_trip(self.codec, torch.zeros(self.codec.spec.channels, *window), self.rate, file)
+        round_trip(self.codec, torch.zeros(self.codec.spec.channels, *window), self.rate, file, self.coder)
 
 
 def evaluate(codec: Codec, paths: Sequence[str | os.PathLike[str]], rate: Rate | None = None) -> list[Row]:
@@ -191,12 +214,11 @@ def evaluate(codec: Codec, paths: Sequence[str | os.PathLike[str]], rate: Rate |
 
 def measured(codec: Codec, signal: Tensor, trip: Trip, metrics: Mapping[str, Metric] | None = None) -> Row:
     """What can be said about a signal ``[C, *extent]`` and its trip."""
-    spec, bits, extent = codec.spec, 8 * trip.bytes, signal.shape[1:]
+    spec = codec.spec
     row: Row = {"tokens": sum(int((stream >= 0).sum()) for stream in trip.tokens.streams), "bytes": trip.bytes}
     times = {"encode_seconds": trip.encode_seconds, "decode_seconds": trip.decode_seconds}
     if spec.sample_rate is not None:
-        seconds = extent[0] / spec.sample_rate
-        row |= {"seconds": seconds, "bits_per_second": bits / seconds if seconds else None, **times}
+        row |= {**duration(signal, spec.sample_rate, trip.bytes), **times}
     else:
         row |= {**area(signal, trip.bytes), **times}
     quality, reasons = distances(trip.reconstruction, signal, spec.modality, spec.sample_rate or 0, metrics)
@@ -207,6 +229,12 @@ def area(signal: Tensor, size: int) -> Row:
     """The pixels of a picture ``[C, H, W]``, and the rate of a file of so many bytes."""
     pixels = math.prod(signal.shape[1:])
     return {"pixels": pixels, "bits_per_pixel": 8 * size / pixels}
+
+
+def duration(signal: Tensor, sample_rate: int, size: int) -> Row:
+    """The seconds of a sound or of features ``[C, T]``, and the rate of a file of so many bytes."""
+    seconds = signal.shape[1] / sample_rate
+    return {"seconds": seconds, "bits_per_second": 8 * size / seconds if seconds else None}
 
 
 def distances(
@@ -257,7 +285,12 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> Row:
 
 def _interval(rows: Sequence[Mapping[str, Any]], name: str) -> Row:
     """Mean of a metric over the rows that have it, and the 95 % interval of that mean by bootstrap."""
-    values = np.array([row[name] for row in rows if row[name] is not None])
+    return interval([row[name] for row in rows if row[name] is not None])
+
+
+def interval(found: Sequence[float]) -> Row:
+    """The mean of what was found by file, its 95 % interval by bootstrap, and the number of files."""
+    values = np.array(found)
     if not len(values):
         return {"mean": None, "low": None, "high": None, "files": 0}
     dice = np.random.default_rng(0)

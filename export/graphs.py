@@ -6,7 +6,7 @@ names and shapes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import onnx
 import torch
@@ -17,12 +17,31 @@ from torch.export import Dim
 from sigtok.codecs.codec import Codec, pad_to
 from sigtok.codecs.spec import Rate
 
-from .runtime import NAMES
+from .constants import EXACT
+from .runtime import names_of
 
 OPSET = 18
 CONTROL_FLOW = {"Loop", "If", "Scan", "SequenceMap"}
 LARGEST = 2**31 - 1  # bytes of one ONNX file
+Example = tuple[tuple[Tensor, ...], tuple[dict[int, Dim], ...]]  # inputs, and the symbolic axes of each
 _FOLDED = 2**24  # elements: tables of positions become constants, so that no graph computes them
+
+
+@runtime_checkable
+class Graph(Protocol):
+    """A module that becomes a graph.
+
+    ``names`` are those of its inputs, then of its output; ``exact`` says that constants keep the 53 bits of float64.
+    """
+
+    names: tuple[str, ...]
+    exact: bool
+
+    def example(self) -> Example:
+        """Inputs and their symbolic axes."""
+
+    def eval(self) -> Any:
+        """Itself, to run and not to train."""
 
 
 class EncodeGraph(nn.Module):
@@ -33,10 +52,12 @@ class EncodeGraph(nn.Module):
         rate: The operating point; None for all that the codec has.
     """
 
+    exact = False
+
     def __init__(self, codec: Codec, rate: Rate | None = None) -> None:
         super().__init__()
         self.codec, self.rate = _dense(codec), codec.spec.resolve(rate)
-        self.names = NAMES[codec.spec.modality][:2]
+        self.names = names_of(codec.spec)[0]
 
     def forward(self, signal: Tensor) -> Tensor:
         """Codes of a batch of signals of one extent."""
@@ -48,13 +69,13 @@ class EncodeGraph(nn.Module):
             return codes
         return codes.reshape(*codes.shape[:2], *spec.grid(extent, self.rate), self.rate.queries)
 
-    def example(self) -> tuple[Tensor, dict[int, Dim]]:
+    def example(self) -> Example:
         """An input and its symbolic axes."""
         spec = self.codec.spec
         extent = tuple(2 * step + step // 2 for step in spec.step(self.rate))
         axes = {"audio": ("num_samples",), "image": ("height", "width"), "features": ("num_frames",)}[spec.modality]
         names = {0: Dim("batch"), **{axis + 2: Dim(name) for axis, name in enumerate(axes)}}
-        return torch.zeros(2, spec.channels, *extent), names
+        return (torch.zeros(2, spec.channels, *extent),), (names,)
 
 
 class DecodeGraph(nn.Module):
@@ -64,10 +85,12 @@ class DecodeGraph(nn.Module):
     Arguments as `EncodeGraph`.
     """
 
+    exact = False
+
     def __init__(self, codec: Codec, rate: Rate | None = None) -> None:
         super().__init__()
         self.codec, self.rate = _dense(codec), codec.spec.resolve(rate)
-        self.names = NAMES[codec.spec.modality][1:]
+        self.names = names_of(codec.spec)[1]
 
     def forward(self, codes: Tensor) -> Tensor:
         """The signals of a batch of codes."""
@@ -78,7 +101,7 @@ class DecodeGraph(nn.Module):
         signal = self.codec.decoder(latents, extent, self.rate)
         return signal.clamp(-1, 1) if self.codec.spec.bounded else signal
 
-    def example(self) -> tuple[Tensor, dict[int, Dim]]:
+    def example(self) -> Example:
         """An input and its symbolic axes."""
         queries, books = self.rate.queries, self.rate.codebooks
         shape: tuple[int, ...]
@@ -87,11 +110,11 @@ class DecodeGraph(nn.Module):
         else:
             whole = Dim("num_tokens") if queries == 1 else queries * Dim("num_windows")
             shape, names = (3 * queries,), {2: whole}
-        return torch.zeros(2, books, *shape, dtype=torch.int64), {0: Dim("batch"), **names}
+        return (torch.zeros(2, books, *shape, dtype=torch.int64),), ({0: Dim("batch"), **names},)
 
 
 @torch.no_grad()
-def to_onnx(graph: EncodeGraph | DecodeGraph, properties: dict[str, str]) -> bytes:
+def to_onnx(graph: Graph, properties: dict[str, str]) -> bytes:
     """The ONNX file of a graph on the CPU, weights inside.
 
     Args:
@@ -105,14 +128,15 @@ def to_onnx(graph: EncodeGraph | DecodeGraph, properties: dict[str, str]) -> byt
     example, axes = graph.example()
     program: Any = torch.onnx.export(
         graph.eval(),
-        (example,),
+        example,
         dynamo=True,
-        dynamic_shapes=(axes,),
-        input_names=graph.names[:1],
-        output_names=graph.names[1:],
+        dynamic_shapes=axes,
+        input_names=graph.names[:-1],
+        output_names=graph.names[-1:],
         opset_version=OPSET,
         optimize=False,  # it takes an addend below 1e-8 for zero: a spectrum's floor is gone, and silence is NaN
         verbose=False,
+        custom_translation_table=EXACT if graph.exact else None,
     )
     optimizer.inline(program.model)
     optimizer.fold_constants(program.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
@@ -120,7 +144,7 @@ def to_onnx(graph: EncodeGraph | DecodeGraph, properties: dict[str, str]) -> byt
     model = program.model_proto
     if model.ByteSize() > LARGEST:
         raise ValueError(f"an ONNX file has at most {LARGEST} bytes, got {model.ByteSize()}; use a smaller codec")
-    _check(model, axes)
+    _check(model, axes[0])
     _clean(model)
     onnx.helper.set_model_props(model, properties)
     return model.SerializeToString(deterministic=True)

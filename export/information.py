@@ -9,6 +9,8 @@ from argparse import Namespace
 from typing import Any
 
 from sigtok.codecs.bitstream import Header, read
+from sigtok.codecs.files import own_coder
+from sigtok.codecs.header import OWN_TABLES
 from sigtok.codecs.pretrained import bundled
 from sigtok.codecs.spec import CodecSpec, Extent, Rate
 from sigtok.codecs.streaming import delay, start_decoding, start_encoding, state_bytes, streams
@@ -52,10 +54,12 @@ def _record(path: str, data: bytes, header: Header, model: str | None) -> dict[s
     name = model or writer_of(header)
     about = record_of(name) if name else None
     spec = CodecSpec.from_dict(about["spec"]) if about else None
-    whole = spec is not None or header.profile == "container"
+    own = header.coding == OWN_TABLES
+    whole = spec is not None or (header.profile == "container" and not own)
     record = {"file": path, "bytes": len(data), "model": name, **plain(header), "checked": whole}
     if whole:
-        stream = read(data, spec, bytes.fromhex(about["stream_id"]) if about else None)
+        coder = own_coder(open_model(name)) if own and name else None
+        stream = read(data, spec, bytes.fromhex(about["stream_id"]) if about else None, coder=coder)
         header = stream.header
         there = [int((codes >= 0).sum()) for codes in stream.codes]
         record["tokens"] = sum(there)

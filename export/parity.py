@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnxruntime
@@ -17,17 +17,20 @@ from .runtime import run_graph
 
 AGREEMENT, TOLERANCE = 0.999, 1e-3  # share of equal codes, least; difference of two signals in [-1, 1], most
 SECONDS, WINDOWS = 6.0, 2.5  # most of a trial: of audio; of an image, along each axis
+PIXELS = 200  # most of a trial along each axis where qualities are, whose windows are single positions
 MOST_ITEMS = 3  # of a batch
 
 
 @dataclass
 class Parity:
-    """What was measured: per codebook, codes compared and codes equal; the largest difference; extents tried."""
+    """What was measured: per codebook, codes compared and codes equal; the largest difference; extents tried, and at
+    which qualities."""
 
     compared: list[int]
     equal: list[int]
     difference: float = 0.0
     extents: list[Extent] = field(default_factory=list)
+    qualities: list[float] = field(default_factory=list)
 
     @property
     def agreement(self) -> float:
@@ -58,19 +61,25 @@ def measure(
     trials: int,
     seed: int = 0,
 ) -> Parity:
-    """Codec and graphs over batches of seeded signals, all of other extents; a decoder also with codebooks missing."""
+    """Codec and graphs over batches of seeded signals, all of other extents; a decoder also with codebooks missing, or
+    both at any of the codec's qualities."""
     dice = np.random.default_rng(seed)
-    books = codec.spec.resolve(rate).codebooks or 0
+    spec, rate = codec.spec, codec.spec.resolve(rate)
+    books = rate.codebooks
     parity = Parity([0] * books, [0] * books)
     for extent in _extents(codec, rate, trials, dice):
-        signals = _signals(1 + int(dice.integers(MOST_ITEMS)), (codec.spec.channels, *extent), dice)
+        signals = _signals(1 + int(dice.integers(MOST_ITEMS)), (spec.channels, *extent), dice)
+        if spec.qualities:
+            points = (spec.qualities - 1) * spec.quality_steps + 1
+            rate = replace(rate, quality=1 + int(dice.integers(points)) / spec.quality_steps)
+            parity.qualities.append(rate.quality)
         tokens = codec.encode(torch.from_numpy(signals), rate)
-        codes = run_graph(encoder, signals)
+        codes = run_graph(encoder, signals, rate.quality)
         _compare_codes(parity, tokens.codes.numpy(), codes.reshape(len(codes), books, -1))
-        kept = 1 + int(dice.integers(books))
+        kept = books if spec.qualities else 1 + int(dice.integers(books))  # there, codes are sent all or none
         shown = tokens.codes.numpy().reshape(codes.shape).copy()
         shown[:, kept:] = -1
-        _compare_signals(parity, codec, tokens.prefix(kept), run_graph(decoder, shown))
+        _compare_signals(parity, codec, tokens.prefix(kept), run_graph(decoder, shown, rate.quality))
         parity.extents.append(extent)
     return parity
 
@@ -98,7 +107,7 @@ def _extents(codec: Codec, rate: Rate, trials: int, dice: np.random.Generator) -
     if spec.modality != "image":
         most = tuple(max(int(SECONDS * (spec.sample_rate or 1)), 4 * step) for step in steps)
     else:
-        most = tuple(int(WINDOWS * step) for step in steps)
+        most = tuple(max(int(WINDOWS * step), PIXELS if spec.qualities else 0) for step in steps)
     edges = [
         (1,) * len(steps),
         steps,

@@ -25,8 +25,8 @@ from .exits import DATA, USAGE, Failure, say
 from .inputs import SUFFIXES, Item, Reader, gather
 from .outputs import check_not_input, identities
 from .released import open_model, resolve, spec_of
-from .report import number, origin, shown, write_json
-from .tables import markdown
+from .report import origin, write_json
+from .tables import markdown, number, shown
 from .transcode import each
 
 UNIT = "unit"  # the label that needs no manifest

@@ -9,15 +9,19 @@ from typing import Any
 
 import torch
 
-from sigtok.codecs.bitstream import BitstreamError, Header, Limits, read_header
+from sigtok.codecs.bitstream import BitstreamError, Header, Limits, read_header, salvage_header
 from sigtok.codecs.codec import Codec
+from sigtok.codecs.container_stream import header_of
+from sigtok.codecs.control import at_quality
 from sigtok.codecs.pretrained import bundled, describe, load
 from sigtok.codecs.spec import CodecSpec, Rate
 
 from .exits import DATA, UNTRUSTED, USAGE, Failure, located
+from .tables import shown
 
 MAGIC = (b"\x89s", b"\x89S")  # packets, containers
 CHECKPOINTS = frozenset({".ckpt", ".pt", ".pth", ".pkl", ".bin"})
+CODINGS = ("fixed width", "granular", "own tables", "adaptive")  # by their number
 FILE_BYTES = Limits().tokens * 4  # no file within the limits is larger
 
 
@@ -97,14 +101,48 @@ def resolve(
         raise Failure(USAGE, f"{error}; choose a rate that it has") from error
 
 
+def resolve_quality(codec: Codec, rate: Rate, quality: float | None) -> Rate:
+    """The rate at a quality of the codec's ladder, if one is asked for.
+
+    Raises:
+        Failure: If the ladder has no such rung.
+    """
+    if quality is None:
+        return rate
+    try:
+        return at_quality(codec, quality, rate)
+    except ValueError as error:
+        raise Failure(USAGE, str(error)) from error
+
+
+def check_alone(option: str, given: object, codebooks: object, queries: object) -> None:
+    """Raise Failure if an option that chooses codebooks and queries was given, and a number of them."""
+    if given and (codebooks or queries):
+        raise Failure(USAGE, f"{option} chooses queries and codebooks, got a number of them; leave one out")
+
+
+def described(spec: CodecSpec, rate: Rate) -> str:
+    """An operating point in words: what this codec can vary."""
+    if spec.granular:
+        return f"shares {','.join(f'{share:g}' for share in rate.shares)}"
+    if spec.qualities:
+        return f"quality {rate.quality:g}"
+    several = {
+        f"{rate.codebooks} codebooks": spec.num_codebooks > 1,
+        f"{rate.queries} queries": spec.queries > 1,
+        f"window {shown(rate.window)}": len(spec.windows) > 1,
+    }
+    return ", ".join(words for words, varies in several.items() if varies) or "its one rate"
+
+
 def is_sgt(path: str) -> bool:
     """Whether a file begins as ``.sgt`` files do."""
     with open(path, "rb") as file:
         return file.read(2) in MAGIC
 
 
-def read_file(path: str) -> tuple[bytes, Header]:
-    """The bytes of an ``.sgt`` file, and its header.
+def read_file(path: str, salvage: bool = False) -> tuple[bytes, Header]:
+    """The bytes of an ``.sgt`` file, and its header; to salvage it, the rest of the file may be damaged.
 
     Raises:
         BitstreamError: If it is another kind of file, or its header is damaged.
@@ -116,7 +154,17 @@ def read_file(path: str) -> tuple[bytes, Header]:
                 f"byte 0: an .sgt file begins with 89 53 or 89 73, got {head[:2].hex(' ') or 'nothing'}"
             )
         data = head + file.read(FILE_BYTES)
-    return data, read_header(data)
+    return data, salvage_header(data) if salvage and head[:2] == MAGIC[1] else read_header(data)
+
+
+def header_at(path: str) -> Header:
+    """The header of an ``.sgt`` file, whose codes are not read.
+
+    Raises:
+        BitstreamError: If it is another kind of file, or its header is damaged.
+    """
+    with open(path, "rb") as file:
+        return header_of(file)
 
 
 def writer_of(header: Header) -> str | None:
@@ -173,4 +221,7 @@ def plain(header: Header) -> dict[str, Any]:
         "codebooks": header.rate.codebooks,
         "queries": header.rate.queries,
         "window": list(header.rate.window or ()),
+        "coding": CODINGS[header.coding],
+        **({"quality": header.rate.quality} if header.rate.quality else {}),
+        **({"streamed": True} if header.streamed else {}),
     }

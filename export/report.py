@@ -14,22 +14,24 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.metrics.perceptual import LPIPS, load_lpips, read_tensors
 from sigtok.codecs.pretrained import stream_id
+from sigtok.codecs.spec import CodecSpec
 
-from .evaluate import Evaluation, Row, metric_names, metrics_of
+from .evaluate import THREADS, Evaluation, Row, metric_names, metrics_of
 from .exits import DATA, USAGE, Failure, located, say
 from .inputs import SUFFIXES, Inputs, Item, Reader, gather
 from .outputs import check_not_input, identities, making, write_file
+from .page import page
+from .peers import NAMES, peers_of
 from .picture import Curve, Panel, Point, svg
-from .released import open_model, resolve, spec_of
-from .tables import markdown
+from .released import check_alone, open_model, resolve, resolve_quality, spec_of
+from .sweep import Sweep, swept_metrics, told
+from .tables import markdown, number, shown
 from .transcode import each
 
-LIBRARIES = ("sigtok", "torch", "numpy", "soundfile", "soxr", "pillow")
+LIBRARIES = ("sigtok", "torch", "numpy", "soundfile", "soxr", "pillow", "pillow-jxl-plugin", "ssimulacra2")
 UNITS = {  # of the rate
     "audio": ("bits_per_second", "bit/s"),
     "image": ("bits_per_pixel", "bit/pixel"),
@@ -49,6 +51,8 @@ MOST_RISE = 0.01  # of mel distance, from one number of codebooks to the next
 
 def evaluate(args: Namespace) -> int:
     """Measure every input at every rate."""
+    check_sweep(args)
+    check_alone("--qualities", args.qualities, args.codebooks, args.queries)
     spec = spec_of(args.model)
     asked = product(args.windows or [None], args.codebooks or [None], args.queries or [None])
     rates = [resolve(spec, codebooks, queries, window) for window, codebooks, queries in asked]
@@ -56,9 +60,18 @@ def evaluate(args: Namespace) -> int:
     inputs = gather(args.inputs, SUFFIXES[spec.modality], args.where, args.exclude)
     check_outputs(args, inputs)
     judge = open_judge(args.perceptual)
+    others = models_beside(spec, args.beside or ())
     codec = open_model(args.model, args.device)
     reader = Reader(spec, args.downmix, say, args.size)  # one for all rates: it tells once
+    if args.sweep:
+        models = {name: open_model(model, args.device) for name, model in others.items()}
+        sweep = Sweep(codec, reader, swept_metrics(spec.modality, judge), *peers_of(spec), models)
+        code = each(inputs, sweep.measure)
+        if sweep.evaluations[0].rows:
+            _tell_sweep(args, sweep, len(inputs.items))
+        return code
     metrics = metrics_of(spec.modality, judge)
+    rates = [resolve_quality(codec, rate, quality) for rate, quality in product(rates, args.qualities or [None])]
     evaluations = [Evaluation(codec, rate, reader, metrics) for rate in rates]
 
     def work(item: Item, path: str) -> None:
@@ -71,6 +84,32 @@ def evaluate(args: Namespace) -> int:
     return code
 
 
+def check_sweep(args: Namespace) -> None:
+    """Raise Failure if a sweep is asked for and something else as well, or a page of none."""
+    others = ("codebooks", "queries", "windows", "qualities", "picture")
+    if given := [name for name in others if args.sweep and getattr(args, name)]:
+        raise Failure(USAGE, f"--sweep takes every rung, got --{given[0]} as well; leave one out")
+    for option, given, what in (("--html", args.html, "is the page of"), ("--beside", args.beside, "is a model in")):
+        if given and not args.sweep:
+            raise Failure(USAGE, f"{option} {what} a sweep, got none; add --sweep")
+
+
+def models_beside(spec: CodecSpec, models: Sequence[str]) -> dict[str, str]:
+    """Other models of a sweep, by the names that they have there.
+
+    Raises:
+        Failure: If one is of other signals than the first.
+    """
+    found = {}
+    for model in models:
+        other = spec_of(model)
+        if (other.modality, other.sample_rate, other.channels) != (spec.modality, spec.sample_rate, spec.channels):
+            raise Failure(USAGE, f"--beside {model}: models of one sweep take the same signals, got others; drop it")
+        taken = other.name in found or other.name == spec.name or other.name in NAMES.values()
+        found[model if taken else other.name] = model
+    return found
+
+
 def check_pictures_only(modality: str, options: Mapping[str, Any]) -> None:
     """Raise Failure if an option for pictures was given for something else."""
     given = next((name for name, value in options.items() if value), None)
@@ -81,14 +120,17 @@ def check_pictures_only(modality: str, options: Mapping[str, Any]) -> None:
 def check_outputs(args: Namespace, inputs: Inputs) -> None:
     """Raise Failure if what ``--json`` and ``--picture`` name cannot be written, or is an input."""
     read = identities([*args.inputs, *(item.path for item in inputs.items)])
-    for path in (path for path in (args.json, args.picture) if path and path != "-"):
+    drawn = {"picture": (args.picture, ".svg"), "html": (getattr(args, "html", None), ".html")}
+    for path in (path for path in (args.json, *(path for path, _ in drawn.values())) if path and path != "-"):
         check_not_input(Path(path), read)
-    if args.picture and not args.picture.lower().endswith(".svg"):
-        raise Failure(USAGE, f"{args.picture}: a picture is an .svg file, got another name; rename it")
-    if args.picture and args.picture == args.json:
-        raise Failure(USAGE, f"{args.picture}: --picture and --json are two files, got one name; rename one")
-    if args.picture and not Path(args.picture).absolute().parent.is_dir():
-        raise Failure(USAGE, f"{args.picture}: a picture goes into a folder that exists, got none; make it")
+    for option, (path, suffix) in drawn.items():
+        what = "picture" if option == "picture" else "page"
+        if path and not path.lower().endswith(suffix):
+            raise Failure(USAGE, f"{path}: a {what} is an {suffix} file, got another name; rename it")
+        if path and path == args.json:
+            raise Failure(USAGE, f"{path}: --{option} and --json are two files, got one name; rename one")
+        if path and not Path(path).absolute().parent.is_dir():
+            raise Failure(USAGE, f"{path}: a {what} goes into a folder that exists, got none; make it")
 
 
 def open_judge(path: str | None) -> LPIPS | None:
@@ -127,6 +169,18 @@ def _tell(args: Namespace, codec: Codec, evaluations: Sequence[Evaluation], aske
             print(verdict(rise))
     if args.picture:
         write_text(args.picture, picture(codec.spec.name, modality, record["rates"]))
+    write_json(args.json, record)
+
+
+def _tell_sweep(args: Namespace, sweep: Sweep, asked: int) -> None:
+    codec, metrics, modality = sweep.codec, list(sweep.metrics), sweep.codec.spec.modality
+    record = report(codec, sweep.evaluations, args.line, asked) | sweep.record()
+    if modality == "image":
+        record |= protocol(args.size, args.perceptual)
+    if args.json != "-":
+        print(told(record, modality, metrics))
+    if args.html:
+        write_text(args.html, page(record, modality, metrics))
     write_json(args.json, record)
 
 
@@ -176,7 +230,7 @@ def circumstances(line: Sequence[str]) -> dict[str, Any]:
     return {
         "command": shlex.join(line),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
-        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {"processor": platform.machine(), "threads": THREADS},
     }
 
 
@@ -184,7 +238,8 @@ def table(modality: str, rates: Sequence[Row]) -> str:
     """One line per rate, of summaries of evaluations, in Markdown."""
     unit, speed = UNITS[modality][0], "megapixels_per_second" if modality == "image" else "x_real_time"
     short = {"x_real_time": "x real time", "megapixels_per_second": "MP/s"}[speed]
-    counts, metrics = ("codebooks", "queries", "files", "tokens", "bytes"), metric_names(modality, rates[0])
+    point = ("quality",) if "quality" in rates[0] else ("codebooks", "queries")
+    counts, metrics = (*point, "files", "tokens", "bytes"), metric_names(modality, rates[0])
     rows = []
     for rate in rates:
         means = [number(rate[metric]["mean"]) for metric in metrics]
@@ -192,11 +247,6 @@ def table(modality: str, rates: Sequence[Row]) -> str:
         rows.append([shown(rate["window"]), *(str(rate[key]) for key in counts), number(rate[unit]), *means, *speeds])
     heads = ["window", *counts, unit.replace("_", " "), *metrics, f"encode {short}", f"decode {short}"]
     return markdown(heads, rows)
-
-
-def shown(window: Sequence[int]) -> str:
-    """A window as text: its length, or height x width."""
-    return "x".join(map(str, window))
 
 
 def worst_rise(rates: Sequence[Row]) -> Row | None:
@@ -257,14 +307,8 @@ def _curves(rates: Sequence[Row], *keys: str) -> dict[str, list[Row]]:
 
 def _point(rate: Row, unit: str, short: str, metric: str) -> str:
     counts = f"{rate['codebooks']} codebooks, {rate['queries']} queries"
+    counts = f"quality {rate['quality']:g}" if "quality" in rate else counts
     return f"{counts}: {number(rate[unit])} {short}, {metric} {number(rate[metric]['mean'])}"
-
-
-def number(value: float | int | None) -> str:
-    """Four digits, or a dash for what could not be computed."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _version(name: str) -> str:

@@ -4,10 +4,12 @@ The folder is the one that `write_onnx` makes, at one rate (window and queries; 
 
     encoder_model.onnx   input_values [B, C, T]        -> audio_codes [B, Q, N]
     decoder_model.onnx   audio_codes [B, Q, N]         -> audio_values [B, C, whole windows]
-    onnx.json            spec, rate, stream id, SHA-256 of both files, what was measured
+    onnx.json            spec, rate, stream id, SHA-256 of all files, what was measured
 
 An image codec has ``pixel_values [B, 3, H, W] -> codes [B, Q, rows, columns, queries] -> pixel_values`` instead: the
 tiles stand where they are in the picture. A codec of features has ``input_features -> codes -> output_features``.
+Graphs of a rate-distortion codec have a second input, ``quality``, a float32 scalar: one folder serves all of them. Its
+files are coded by tables and exact networks of whole numbers, which are a third file, ``tables.safetensors``.
 The encoder takes any extent and fills up to whole windows; the decoder gives whole windows, to be cut. Codes are int64;
 -1 is a code that was not sent and adds nothing, so one graph decodes every prefix.
 
@@ -28,17 +30,23 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import safetensors.numpy
 
 from sigtok.codecs.bitstream import Header, Limits, Stream, read, write
+from sigtok.codecs.entropy.coder import EntropyCoder
+from sigtok.codecs.entropy.stored import coder_of
+from sigtok.codecs.header import FIXED_WIDTH, OWN_TABLES
 from sigtok.codecs.spec import LOUDEST, CodecSpec, Extent, Rate
 
 ENCODER, DECODER, RECORD = "encoder_model.onnx", "decoder_model.onnx", "onnx.json"
+TABLES = "tables.safetensors"  # whole numbers of the entropy coder
 FORMAT, RECORD_BYTES = 1, 2**20
 NAMES = {  # of the input, the codes and the output
     "audio": ("input_values", "audio_codes", "audio_values"),
     "image": ("pixel_values", "codes", "pixel_values"),
     "features": ("input_features", "codes", "output_features"),
 }
+QUALITY = "quality"  # the second input of graphs of codecs with qualities
 OUTSIDE = b"location"  # every tensor outside its file has this word in the model
 
 
@@ -75,9 +83,10 @@ class OnnxCodec:
         folder = Path(folder)
         record = read_record(folder)
         self.spec, self.rate, self.stream_id = record.spec, record.rate, record.stream_id
-        given, codes, made = NAMES[self.spec.modality]
-        self.encoder = open_graph(folder, record, ENCODER, (given, codes), threads, providers)
-        self.decoder = open_graph(folder, record, DECODER, (codes, made), threads, providers)
+        encoder, decoder = names_of(self.spec)
+        self.encoder = open_graph(folder, record, ENCODER, encoder, threads, providers)
+        self.decoder = open_graph(folder, record, DECODER, decoder, threads, providers)
+        self.coder = open_coder(folder, record)
 
     def encode(
         self,
@@ -90,7 +99,7 @@ class OnnxCodec:
 
         Args:
             signal: A batch, float32 ``[B, C, *extent]``, or a list of signals ``[C, *extent]`` of any extents.
-            rate: How many codebooks; None for all of the graphs.
+            rate: How many codebooks, or at which quality; None for all of the graphs.
             sample_rate: Hz of the signal, compared with the codec's.
 
         Raises:
@@ -105,7 +114,7 @@ class OnnxCodec:
         signals = [self._checked(item) for item in signal]
         if not signals:
             raise ValueError("a batch holds at least one signal, got none")
-        items = [self._encode_one(item)[: rate.codebooks] for item in signals]
+        items = [self._encode_one(item, rate)[: rate.codebooks] for item in signals]
         longest = max(item.shape[1] for item in items)
         rows = [np.pad(item, ((0, 0), (0, longest - item.shape[1])), constant_values=-1) for item in items]
         return Codes(np.stack(rows), tuple(item.shape[1:] for item in signals), rate)
@@ -119,7 +128,7 @@ class OnnxCodec:
         rate = self._resolved(codes.rate)
         self._check_codes(codes.codes, codes.extents, rate)
         rows = zip(codes.codes, codes.extents, strict=True)
-        signals = [self._decode_one(row[:, : self.spec.positions(extent, rate)], extent) for row, extent in rows]
+        signals = [self._decode_one(row[:, : self.spec.positions(extent, rate)], extent, rate) for row, extent in rows]
         return np.stack(signals) if len({item.shape for item in signals}) == 1 else signals
 
     def compress(self, signal: np.ndarray, rate: Rate | None = None, *, sample_rate: int | None = None) -> bytes:
@@ -131,8 +140,9 @@ class OnnxCodec:
         if len(signal) != 1:
             raise ValueError(f"a file holds one signal, [1, C, *extent], got {len(signal)}; compress them one by one")
         codes = self.encode(signal, rate, sample_rate=sample_rate)
-        header = Header.of(self.spec, codes.rate, codes.extents[0], self.stream_id)
-        return write(Stream(header, tuple(codes.codes[0])))
+        coding = FIXED_WIDTH if self.coder is None else OWN_TABLES
+        header = Header.of(self.spec, codes.rate, codes.extents[0], self.stream_id, coding)
+        return write(Stream(header, tuple(codes.codes[0])), self.coder)
 
     def decompress(self, data: bytes, limits: Limits = Limits()) -> np.ndarray:  # noqa: B008
         """The signal ``[1, C, *extent]`` of a file.
@@ -141,26 +151,26 @@ class OnnxCodec:
             BitstreamError: If the file is damaged, over a limit, or of another model.
             ValueError: If it was written at another rate than the graphs.
         """
-        stream = read(data, self.spec, self.stream_id, limits)
+        stream = read(data, self.spec, self.stream_id, limits, self.coder)
         codes = Codes(np.stack(stream.codes)[None], (stream.header.extent,), stream.header.rate)
         signal = self.decode(codes)
         assert isinstance(signal, np.ndarray)
         return signal
 
-    def _encode_one(self, signal: np.ndarray) -> np.ndarray:
+    def _encode_one(self, signal: np.ndarray, rate: Rate) -> np.ndarray:
         books = self.rate.codebooks
         if 0 in signal.shape:
             return np.empty((books, 0), np.int64)
-        return run_graph(self.encoder, signal[None]).reshape(books, -1)
+        return run_graph(self.encoder, signal[None], rate.quality).reshape(books, -1)
 
-    def _decode_one(self, codes: np.ndarray, extent: Extent) -> np.ndarray:
+    def _decode_one(self, codes: np.ndarray, extent: Extent, rate: Rate) -> np.ndarray:
         if 0 in extent:
             return np.zeros((self.spec.channels, *extent), np.float32)
         missing = self.rate.codebooks - len(codes)
         filled = np.pad(codes, ((0, missing), (0, 0)), constant_values=-1)
         if self.spec.modality == "image":
             filled = filled.reshape(len(filled), *self.spec.grid(extent, self.rate), -1)
-        signal = run_graph(self.decoder, filled[None])[0]
+        signal = run_graph(self.decoder, filled[None], rate.quality)[0]
         return signal[(slice(None), *(slice(size) for size in extent))]
 
     def _resolved(self, rate: Rate | None) -> Rate:
@@ -168,7 +178,8 @@ class OnnxCodec:
         rate = rate or Rate()
         filled = {name: value for name, value in vars(self.rate).items() if getattr(rate, name) is None}
         rate = self.spec.resolve(replace(rate, **filled))
-        if replace(rate, codebooks=self.rate.codebooks) != self.rate or rate.codebooks > self.rate.codebooks:
+        same = replace(rate, codebooks=self.rate.codebooks, quality=self.rate.quality) == self.rate
+        if not same or rate.codebooks > self.rate.codebooks:
             raise ValueError(
                 f"these graphs have {self.rate} or fewer codebooks, got {rate}; export the model at that rate"
             )
@@ -217,12 +228,16 @@ class OnnxCodec:
 
 @dataclass(frozen=True)
 class Record:
-    """What `onnx.json` says and a session needs; ``digests`` are the SHA-256 of the files, by name."""
+    """What `onnx.json` says and a session needs; ``digests`` are the SHA-256 of the files, by name.
+
+    ``entropy`` is the kind and the settings of the entropy coder, as `entropy.stored` reads them, if there is one.
+    """
 
     spec: CodecSpec
     rate: Rate
     stream_id: bytes
     digests: dict[str, str]
+    entropy: tuple[str, dict[str, Any]] | None = None
 
 
 def read_record(folder: Path) -> Record:
@@ -251,7 +266,7 @@ def open_graph(
     folder: Path,
     record: Record,
     name: str,
-    names: tuple[str, str],
+    names: tuple[str, ...],
     threads: int = 0,
     providers: Sequence[str] = ("CPUExecutionProvider",),
 ) -> onnxruntime.InferenceSession:
@@ -260,10 +275,7 @@ def open_graph(
     Raises:
         ValueError: If the file is missing, another than the record names, needs further files, or is no such graph.
     """
-    model = _read(folder / name)
-    digest = hashlib.sha256(model).hexdigest()
-    if digest != record.digests[name]:
-        raise ValueError(f"{folder / name} should have SHA-256 {record.digests[name]}, got {digest}; export it again")
+    model = _signed(folder, record, name)
     if OUTSIDE in model:
         raise ValueError(f"{folder / name} keeps tensors in further files, which are not read; export it again")
     options = onnxruntime.SessionOptions()
@@ -281,19 +293,67 @@ def open_graph(
     return session
 
 
-def run_graph(session: onnxruntime.InferenceSession, value: np.ndarray) -> np.ndarray:
-    """The output of a graph of one input."""
-    return session.run(None, {session.get_inputs()[0].name: value})[0]
+def open_coder(folder: Path, record: Record) -> EntropyCoder | None:
+    """The entropy coder of a folder, made of the very bytes whose digest was compared; None if it has none.
+
+    Raises:
+        ValueError: If the file is missing, another than the record names, of another model, or holds no such coder.
+    """
+    if record.entropy is None:
+        return None
+    data = _signed(folder, record, TABLES)
+    kind, settings = record.entropy
+    try:
+        integers = safetensors.numpy.load(data)
+        size = int.from_bytes(data[:8], "little")
+        said = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        if said.get("stream_id") != record.stream_id.hex():
+            raise ValueError(f"should be of model {record.stream_id.hex()}, got {said.get('stream_id')!r:.80}")
+        return coder_of(kind, settings, record.spec, integers)
+    except Exception as error:  # untrusted bytes
+        raise ValueError(f"{folder / TABLES} has no tables of this codec: {error}") from None
+
+
+def run_graph(session: onnxruntime.InferenceSession, value: np.ndarray, quality: float | None = None) -> np.ndarray:
+    """The output of a graph of one input, or of one and a quality."""
+    given = {session.get_inputs()[0].name: value}
+    if quality is not None:
+        given[QUALITY] = np.array(quality, np.float32)
+    return session.run(None, given)[0]
+
+
+def names_of(spec: CodecSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the inputs of the encoder's graph, then of its output, and of the decoder's."""
+    given, codes, made = NAMES[spec.modality]
+    quality = (QUALITY,) if spec.qualities else ()
+    return (given, *quality, codes), (codes, *quality, made)
 
 
 def _parse(values: dict[str, Any]) -> Record:
     spec = CodecSpec.from_dict(values["spec"])
     given = dict(values["rate"])
     rate = spec.resolve(Rate(**{**given, "window": tuple(given["window"])}))
-    digests = {name: values["files"][name]["sha256"] for name in (ENCODER, DECODER)}
+    entropy = values.get("entropy")
+    if spec.qualities and entropy is None:
+        raise ValueError("a codec with qualities has an entropy coder, got none; export the model again")
+    if entropy is not None:
+        entropy = entropy["kind"], entropy["settings"]
+        if not isinstance(entropy[0], str) or not isinstance(entropy[1], dict):
+            raise ValueError(f"an entropy coder has a kind and settings by name, got {entropy!r:.80}; export it again")
+    files = (ENCODER, DECODER) if entropy is None else (ENCODER, DECODER, TABLES)
+    digests = {name: values["files"][name]["sha256"] for name in files}
     if not re.fullmatch("[0-9a-f]{32}", values["stream_id"]):
         raise ValueError(f"a stream id is 32 hexadecimal digits, got {values['stream_id']!r:.80}")
-    return Record(spec, rate, bytes.fromhex(values["stream_id"]), digests)
+    return Record(spec, rate, bytes.fromhex(values["stream_id"]), digests, entropy)
+
+
+def _signed(folder: Path, record: Record, name: str) -> bytes:
+    """The bytes of a file, if they are those that the record names."""
+    data = _read(folder / name)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != record.digests[name]:
+        raise ValueError(f"{folder / name} should have SHA-256 {record.digests[name]}, got {digest}; export it again")
+    return data
 
 
 def _read(path: Path, most: int = -1) -> bytes:

@@ -20,7 +20,10 @@ def export(args: Namespace) -> int:
 
     rate = None
     if args.codebooks or args.queries or args.window:
-        rate = resolve(spec_of(args.model), args.codebooks, args.queries, args.window)
+        spec = spec_of(args.model)
+        if spec.qualities:
+            raise Failure(USAGE, f"graphs of {spec.name} serve all its qualities, got another rate; leave it out")
+        rate = resolve(spec, args.codebooks, args.queries, args.window)
     codec, folder = open_model(args.model), Path(args.folder)
     try:
         with making(folder):

@@ -1,4 +1,4 @@
-"""Rows of text in columns, for a terminal or as Markdown."""
+"""Rows of text in columns, for a terminal or as Markdown, and numbers as text."""
 
 from collections.abc import Sequence
 
@@ -15,6 +15,18 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def number(value: float | int | None) -> str:
+    """Four digits, or a dash for what could not be computed."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def shown(window: Sequence[int]) -> str:
+    """A window as text: its length, or height x width."""
+    return "x".join(map(str, window))
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

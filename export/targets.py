@@ -9,17 +9,20 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sigtok.codecs.codec import Codec
-from sigtok.codecs.control import Choice, at_rate, at_size, searched, smallest
+from sigtok.codecs.control import Choice, at_bitrate, at_rate, at_size, searched, smallest
 from sigtok.codecs.spec import CodecSpec, Rate
 from sigtok.codecs.tokens import ABSENT, Tokens
 
 from .exits import USAGE, Failure
+from .released import check_alone
 
 KINDS: dict[str, tuple[Callable[..., Choice], str]] = {  # option: the search, and how it says what it reached
     "psnr": (smallest, "{:.2f} dB"),
     "bpp": (at_rate, "{:.4f} bits per pixel"),
+    "kbps": (at_bitrate, "{:.3f} kbit/s"),
     "bytes": (at_size, "{:.0f} bytes"),
 }
+ONLY = {"psnr": ("image", "pictures"), "bpp": ("image", "pictures"), "kbps": ("audio", "sounds")}
 
 
 class Target(NamedTuple):
@@ -48,16 +51,18 @@ def target_of(args: Namespace, spec: CodecSpec) -> Target | None:
     if not asked:
         return None
     ((kind, amount),) = asked.items()
-    if args.queries or args.codebooks:
-        raise Failure(USAGE, f"--target-{kind} chooses queries and codebooks, got a number of them; leave one out")
-    if kind != "bytes" and spec.modality != "image":
-        raise Failure(USAGE, f"--target-{kind} is for pictures, {spec.name} takes {spec.modality}; use --target-bytes")
+    check_alone(f"--target-{kind}", kind, args.codebooks, args.queries)
+    modality, what = ONLY.get(kind, (spec.modality, ""))
+    if spec.modality != modality:
+        raise Failure(USAGE, f"--target-{kind} is for {what}, {spec.name} takes {spec.modality}; use --target-bytes")
     return Target(*KINDS[kind], amount)
 
 
 def point(codec: Codec, tokens: Tokens) -> str:
     """The operating point of one signal's tokens, in words."""
     spec, rate, axis = tokens.spec, tokens.rate, searched(codec)
+    if axis == "quality":
+        return f"quality {rate.quality:g} of {spec.qualities}"
     if axis == "shares":
         spoken = [int((stream != ABSENT).sum()) / stream.shape[1] for stream in tokens.streams]
         return f"shares {', '.join(f'{share:.3f}' for share in spoken)}"

@@ -13,8 +13,18 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from sigtok.codecs.bitstream import BitstreamError
+from sigtok.codecs.codec import Codec
 from sigtok.codecs.features import npy_of
-from sigtok.codecs.files import compress, decompress, tokens_from_bytes, tokens_to_bytes
+from sigtok.codecs.files import (
+    compress,
+    decompress,
+    decompress_part,
+    decompress_rest,
+    own_coder,
+    tokens_from_bytes,
+    tokens_to_bytes,
+)
 from sigtok.codecs.media import write_audio, write_image
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import CodecSpec
@@ -23,7 +33,18 @@ from sigtok.codecs.tokens import Tokens
 from .exits import BUG, DATA, GOOD, IO, NO_OUTPUT, SOME_BAD, USAGE, Failure, Stopped, say, say_error
 from .inputs import SUFFIXES, Inputs, Item, Reader, gather, on_disk
 from .outputs import Outputs, check_stdout_is_no_terminal, write_file
-from .released import Models, is_sgt, open_model, read_file, resolve, spec_of
+from .released import (
+    Models,
+    check_alone,
+    described,
+    header_at,
+    is_sgt,
+    open_model,
+    read_file,
+    resolve,
+    resolve_quality,
+    spec_of,
+)
 from .targets import target_of
 
 SGT = (".sgt",)
@@ -34,18 +55,22 @@ def encode(args: Namespace) -> int:
     """Every input to its ``.sgt`` file."""
     spec = spec_of(args.model)
     rate = resolve(spec, args.codebooks, args.queries, args.window)
+    check_alone("--quality", args.quality, args.codebooks, args.queries)
     wanted = target_of(args, spec)
+    if wanted and args.coding != "fixed":
+        raise Failure(USAGE, f"targets count files of --coding fixed, got {args.coding}; leave one of them out")
     inputs = gather(args.inputs, SUFFIXES[spec.modality])
     outputs = Outputs(args.output, inputs, SGT)
     codec, reader = open_model(args.model, args.device), Reader(spec, args.downmix, say)
+    rate = resolve_quality(codec, rate, args.quality)
 
     def work(item: Item, path: str) -> None:
         signal = reader.read(path)[None]
         if wanted is None:
-            data = compress(codec, signal, rate)
+            data = compress(codec, signal, rate, coding=args.coding)
         else:
             chosen, line = wanted.choose(codec, signal, rate)
-            data = tokens_to_bytes(chosen, codec.stream_id or stream_id(codec))
+            data = tokens_to_bytes(chosen, codec.stream_id or stream_id(codec), own_coder(codec))
             say(f"{item.path}: {line}")
         with outputs.place(item, SGT) as target:
             write_file(target, data)
@@ -60,13 +85,41 @@ def decode(args: Namespace) -> int:
     models = Models(args.model, args.device)
 
     def work(item: Item, path: str) -> None:
-        data, header = read_file(path)
-        codec = models.of(item.path, header)
-        signal = decompress(codec, data)[0].cpu()
+        if args.start is not None or args.stop is not None:
+            codec, signal = _part(models, item, path, args.start or 0.0, args.stop)
+        else:
+            data, header = read_file(path, salvage=args.salvage)
+            codec = models.of(item.path, header)
+            signal = _rest(codec, item, data) if args.salvage else decompress(codec, data)[0]
+        signal = signal.cpu()
         with outputs.place(item, WRITTEN[codec.spec.modality]) as target:
             write_signal(target, signal, codec.spec)
 
     return each(inputs, work)
+
+
+def _part(models: Models, item: Item, path: str, start: float, stop: float | None) -> tuple[Codec, Tensor]:
+    """The codec of a file, and its signal from one second to another or to its end."""
+    header = header_at(path)
+    if header.modality == "image":
+        raise Failure(USAGE, f"{item.path}: is a picture, got --from or --to; seconds are of sounds and features")
+    codec = models.of(item.path, header)
+    assert codec.spec.sample_rate is not None
+    end = header.extent[0] / codec.spec.sample_rate if stop is None else stop
+    with open(path, "rb") as file:
+        return codec, decompress_part(codec, file, start, end)[0]
+
+
+def _rest(codec: Codec, item: Item, data: bytes) -> Tensor:
+    """The signal of a file, or of what is left of it; a line says what is missing."""
+    try:
+        return decompress(codec, data)[0]
+    except BitstreamError as error:
+        signal, missing = decompress_rest(codec, data)
+        rate, what = (1, "rows") if codec.spec.sample_rate is None else (codec.spec.sample_rate, "seconds")
+        runs = ", ".join(f"{first / rate:g} to {last / rate:g}" for first, last in missing) or "none"
+        say(f"{item.path}: {error}; missing {what}: {runs}")
+        return signal[0]
 
 
 def tokens(args: Namespace) -> int:
@@ -75,15 +128,20 @@ def tokens(args: Namespace) -> int:
         check_stdout_is_no_terminal()
     spec = spec_of(args.model)
     rate = resolve(spec, args.codebooks, args.queries, args.window)
+    check_alone("--quality", args.quality, args.codebooks, args.queries)
     codec = open_model(args.model, args.device)
+    rate = resolve_quality(codec, rate, args.quality)
 
     def work(item: Item, path: str) -> None:
         if is_sgt(path):
-            found = tokens_from_bytes(read_file(path)[0], codec.spec, codec.stream_id or stream_id(codec))
+            data, identity = read_file(path)[0], codec.stream_id or stream_id(codec)
+            found = tokens_from_bytes(data, codec.spec, identity, coder=own_coder(codec))
             if args.queries:
                 raise Failure(USAGE, f"{path}: has {found.rate.queries} queries; encode the signal with --queries")
             if args.window:
                 raise Failure(USAGE, f"{path}: has windows of {found.rate.window}; encode the signal with --window")
+            if args.quality:
+                raise Failure(USAGE, f"{path}: has {described(spec, found.rate)}; encode the signal with --quality")
             if args.codebooks:
                 found = found.prefix(args.codebooks)
         else:
@@ -112,6 +170,7 @@ def as_json(found: Tokens) -> str:
         "codebooks": found.rate.codebooks,
         "queries": found.rate.queries,
         "window": list(found.rate.window or ()),
+        **({"quality": found.rate.quality} if found.rate.quality else {}),
         "codes": [stream[0].tolist() for stream in found.streams],
     }
     return json.dumps(record) + "\n"

@@ -1,10 +1,19 @@
-"""Seeds, one thread, and three tiny codecs."""
+"""Seeds, one thread, and four tiny codecs."""
 
+import math
+import zlib
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from sigtok.codecs.audio.models import query_speech, semantic_features
+from sigtok.codecs.codec import Codec
 from sigtok.codecs.image.models import query_image
+from sigtok.codecs.quantizers.scalar import Scalar
+from sigtok.codecs.spec import CodecSpec
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +64,72 @@ def tiny_feature_codec():
     )
     codec.encoder.scale.set(torch.arange(5.0), 1 + torch.arange(5.0), 100)
     return codec
+
+
+class Steps(nn.Module):
+    """Latents of patches of 4 x 4 pixels in whole numbers of a step of the quality: each takes 3 dB."""
+
+    def __init__(self):
+        super().__init__()
+        self.per_unit = nn.Parameter(torch.tensor(2.0))
+
+    def gain(self, rate):
+        return self.per_unit * 2 ** (rate.quality / 2)
+
+
+class StepsEncoder(Steps):
+    def forward(self, signal, rate):
+        return pixel_unshuffle(signal, 4).flatten(2).mT * self.gain(rate)
+
+    piecewise = forward
+
+
+class StepsDecoder(Steps):
+    def forward(self, latents, extent, rate):
+        height, width = (size // 4 for size in extent)
+        return pixel_shuffle((latents / self.gain(rate)).mT.unflatten(2, (height, width)), 4)
+
+    piecewise = forward
+
+
+class Deflate(nn.Module):
+    """An entropy coder that knows nothing of its model; ``made`` counts how often it was asked for."""
+
+    made = 0
+
+    def coder(self):
+        self.made += 1
+        return self
+
+    def encode(self, codes, grid, quality):
+        return zlib.compress(np.stack(codes).astype("<i4").tobytes(), 9)
+
+    def decode(self, payload, grid, quality):
+        try:
+            data = zlib.decompress(payload)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+        codes = np.frombuffer(data, "<i4").astype(np.int64).reshape(-1, math.prod(grid))
+        return tuple(codes)
+
+
+@pytest.fixture
+def rate_distortion_image():
+    """Builds a rate-distortion codec of pictures, exact but for its steps."""
+
+    def build(name="steps", qualities=4, quality_steps=4):
+        spec = CodecSpec(
+            name=name,
+            modality="image",
+            channels=3,
+            sample_rate=None,
+            hop=(4, 4),
+            codebook_sizes=(255,) * 48,
+            latent_dim=48,
+            qualities=qualities,
+            quality_steps=quality_steps,
+        )
+        quantizer = Scalar(48, 8, compand=False)
+        return Codec(spec, StepsEncoder(), quantizer, StepsDecoder(), Deflate()).eval()
+
+    return build

@@ -14,6 +14,8 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 MANIFEST = """file,kind,split,speaker,source
 a.flac,speech,train,anna,here
 b.flac,speech,val,bert,here
+a.flac,music,train,,here
+b.flac,music,val,,here
 a.png,photo,train,,here
 b.png,photo,val,,here
 """

@@ -37,7 +37,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class Rates:
-    """How the operating point is drawn: codebooks (quantizer dropout), queries (nested dropout), window, shares.
+    """How the operating point is drawn: codebooks (quantizer dropout), queries (nested dropout), window, shares,
+    quality.
 
     Args:
         codebooks: How many codebooks are in use.
@@ -45,6 +46,7 @@ class Rates:
         windows: Windows drawn evenly, each a list of positions along every axis; the codec's default when empty.
         shares: For a codec of several granularities, shares drawn evenly, each a list of parts of the signal that sum
             to 1; the codec's default when empty.
+        qualities: For a codec of several qualities, those drawn evenly; all whole ones when empty.
         seed: With the step, all that a draw depends on: every machine agrees and a resumed run repeats it.
     """
 
@@ -52,6 +54,7 @@ class Rates:
     queries: Draw = field(default_factory=Draw)
     windows: Sequence[Sequence[int]] = ()
     shares: Sequence[Sequence[float]] = ()
+    qualities: Sequence[float] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -71,4 +74,7 @@ class Rates:
         codebooks = self.codebooks.count(spec.num_codebooks, generator)
         queries = self.queries.count(spec.queries, generator)
         shares = tuple(generator.choice(self.shares)) if self.shares else None
-        return spec.resolve(Rate(codebooks=codebooks, queries=queries, window=tuple(window), shares=shares))
+        rungs = self.qualities or range(1, spec.qualities + 1)
+        quality = generator.choice(rungs) if rungs else None
+        rate = Rate(codebooks=codebooks, queries=queries, window=tuple(window), shares=shares, quality=quality)
+        return spec.resolve(rate)

@@ -46,6 +46,8 @@ def release(
     builder, arguments = recipe(settings)
     codec = build(settings)
     load_weights(codec, checkpoint)
+    if codec.entropy is not None:
+        codec.entropy.freeze()
     adversary = inside(checkpoint_weights(checkpoint), "adversary.")
     if train_state and not adversary:
         raise ValueError(f"the state of training is the discriminators, {checkpoint} has none")

@@ -125,6 +125,8 @@ class CodecTask(LightningModule):
             initialise(self.codec, weights, self.init_from, self.fresh)
             if self.adversary is not None and adversary:
                 initialise(self.adversary, adversary, self.init_from)
+        if stage == "fit" and self.codec.entropy is not None:
+            self.codec.entropy.thaw()
 
     # -- one step ----------------------------------------------------------------------------------------
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sigtok.codecs.anchored import AnchoredQueryDecoder, AnchoredQueryEncoder
 from sigtok.codecs.codec import Codec
+from sigtok.codecs.densities.spectral import SpectralDensity
+from sigtok.codecs.layers.ladder import first_steps, geometric
 from sigtok.codecs.layers.standardise import Standardise
 from sigtok.codecs.layers.transformer import Attention, WindowTransformer
 from sigtok.codecs.quantizers.base import Quantizer
 from sigtok.codecs.quantizers.build import build
+from sigtok.codecs.quantizers.scalar import Scalar
 from sigtok.codecs.queries import QueryDecoder, QueryEncoder
 from sigtok.codecs.spec import CodecSpec
 
@@ -19,6 +22,7 @@ from .frames import FrameDecoder, FrameEncoder
 from .fronts import SpectrumBack, SpectrumFront
 from .query import AudioQueryDecoder, AudioQueryEncoder
 from .semantic import SemanticDecoder, SemanticEncoder
+from .walloc import Spectrum, WallocAudioDecoder, WallocAudioEncoder
 
 
 def residual(codebooks: int, codebook_size: int, dim: int) -> dict[str, Any]:
@@ -348,3 +352,59 @@ def semantic_features(
         quantizer=codes,
         decoder=SemanticDecoder(scale, channels, stride, dim, depth, latent_dim),
     )
+
+
+def walloc_stereo(
+    name: str = "walloc_stereo",
+    sample_rate: int = 44_100,
+    bins: int = 2048,
+    spectrum: Literal["mdct", "wavelet"] = "mdct",
+    full: bool = False,
+    width: int = 256,
+    depth: int = 4,
+    qualities: int = 6,
+    quality_steps: int = 16,
+    first: float = 200.0,
+    last: float = 1e6,
+    bits: int = 16,
+    hidden: int = 32,
+) -> Codec:
+    """A rate-distortion codec of stereo sound in WaLLoC's shape: linear encoder, deep decoder, entropy coded numbers.
+
+    Tokens are mid and side of bin after bin, frame after frame; `SpectralDensity` codes them.
+
+    Args:
+        name: The model's name.
+        sample_rate: Hz.
+        bins: Of a frame, and samples of it.
+        spectrum: "mdct", or "wavelet" for WaLLoC's packet (256 bins there).
+        full: Whether the linear maps mix all bins, as WaLLoC's do, or only mid with side.
+        width: Channels of the decoder's blocks.
+        depth: How many.
+        qualities: Rungs; their gains are learned.
+        quality_steps: Operating points from one rung to the next, by interpolated gains.
+        first: Lambda of the lowest quality, from which its steps start (`RateDistortion`).
+        last: That of the highest.
+        bits: Of a whole number, the largest that a file can hold.
+        hidden: Of `SpectralDensity`.
+    """
+    parts = Spectrum(bins, spectrum)
+    steps = first_steps(geometric(first, last, qualities))
+    codes = Scalar(2, bits, compand=False, noise=False)
+    spec = CodecSpec(
+        name=name,
+        modality="audio",
+        channels=2,
+        sample_rate=sample_rate,
+        hop=(bins,),
+        queries=bins,
+        codebook_sizes=codes.codebook_sizes,
+        latent_dim=2,
+        lookahead=parts.lookahead,
+        qualities=qualities,
+        quality_steps=quality_steps,
+    )
+    encoder = WallocAudioEncoder(parts, steps, full)
+    decoder = WallocAudioDecoder(parts, steps, full, width, depth, sample_rate)
+    density = SpectralDensity(codes.codebook_sizes[0], bins, qualities, quality_steps, hidden)
+    return Codec(spec, encoder, codes, decoder, density)

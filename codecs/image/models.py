@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sigtok.codecs.anchored import AnchoredQueryDecoder, AnchoredQueryEncoder
 from sigtok.codecs.codec import Codec
+from sigtok.codecs.densities.base import Density
+from sigtok.codecs.densities.factorised import FactorisedDensity
+from sigtok.codecs.densities.hyperprior import HyperpriorDensity
+from sigtok.codecs.densities.neighbours import NeighbourDensity
+from sigtok.codecs.layers.ladder import first_steps, geometric
 from sigtok.codecs.layers.transformer import WindowTransformer
 from sigtok.codecs.quantizers.base import Quantizer
 from sigtok.codecs.quantizers.build import build
@@ -15,6 +20,7 @@ from sigtok.codecs.quantizers.ema import EMAVQ
 from sigtok.codecs.quantizers.granular import Granular
 from sigtok.codecs.quantizers.ibq import IBQ
 from sigtok.codecs.quantizers.lifecycle import Lifecycle
+from sigtok.codecs.quantizers.scalar import Scalar
 from sigtok.codecs.queries import QueryDecoder, QueryEncoder
 from sigtok.codecs.spec import CodecSpec
 
@@ -23,6 +29,7 @@ from .elastic import ElasticImageDecoder, ElasticImageEncoder, RankedCosines, ex
 from .granular import GranularDecoder, GranularEncoder
 from .query import ImageQueryDecoder, ImageQueryEncoder, released_scale
 from .vqgan import VQGANDecoder, VQGANEncoder
+from .walloc import Bands, WallocDecoder, WallocEncoder
 from .wavelet_front import WaveletFront
 
 
@@ -331,3 +338,63 @@ def cascaded_image(
     return compact_image(
         name, levels, width, encoder_depth, decoder_depth, latent_dim=groups * group_dim, tile=tile, quantizer=codes
     )
+
+
+def walloc_image(
+    name: str = "walloc_image",
+    levels: int = 2,
+    low: int = 4,
+    width: int = 128,
+    depth: int = 4,
+    qualities: int = 6,
+    quality_steps: int = 16,
+    first: float = 25.0,
+    last: float = 3000.0,
+    density: Literal["neighbours", "factorised", "hyperprior"] = "neighbours",
+    states: int = 24,
+    hidden: int = 24,
+    bits: int = 14,
+) -> Codec:
+    """A rate-distortion codec in WaLLoC's shape: linear encoder, deep decoder, entropy coded whole numbers.
+
+    Args:
+        name: The model's name.
+        levels: Of the wavelet packet, 1 to 3; a position is ``2^levels`` pixels wide.
+        low: Further levels of the low band, in its place; WaLLoC has none.
+        width: Channels of the decoder's blocks.
+        depth: How many.
+        qualities: Rungs; their gains are learned.
+        quality_steps: Operating points from one rung to the next, by interpolated gains.
+        first: Lambda of the lowest quality, from which its steps start (`RateDistortion`).
+        last: That of the highest.
+        density: What the whole numbers are coded by: their neighbours, one table for each channel and quality, or side
+            information (scale and mean).
+        states: Of `NeighbourDensity`.
+        hidden: Of `NeighbourDensity`.
+        bits: Of a whole number, the largest that a file can hold.
+    """
+    bands = Bands(levels, low)
+    steps = first_steps(geometric(first, last, qualities))
+    dim = bands.high + 3
+    codes = Scalar(dim, bits, compand=False, noise=False)
+    spec = CodecSpec(
+        name=name,
+        modality="image",
+        channels=3,
+        sample_rate=None,
+        hop=(bands.hop, bands.hop),
+        codebook_sizes=codes.codebook_sizes,
+        latent_dim=dim,
+        qualities=qualities,
+        quality_steps=quality_steps,
+    )
+    groups = [9] * (bands.high // 9)
+    made: Density
+    if density == "neighbours":
+        made = NeighbourDensity(codes.codebook_sizes, low, groups, qualities, quality_steps, states, hidden)
+    elif density == "factorised":
+        made = FactorisedDensity(codes.codebook_sizes, qualities, quality_steps)
+    else:
+        made = HyperpriorDensity(codes.codebook_sizes, 2, qualities, quality_steps)
+    decoder = WallocDecoder(bands, steps, width, depth)
+    return Codec(spec, WallocEncoder(bands, steps), codes, decoder, made)

@@ -47,13 +47,18 @@ def log_spectral_distance(
 
 
 def snr(reconstruction: Float[Tensor, "*B T"], reference: Float[Tensor, "*B T"]) -> float:
-    """Signal-to-noise ratio in dB, the mean over items and channels; strict about gain and alignment.
+    """Signal-to-noise ratio in dB of the energies of all channels together, the mean over items; strict about gain and
+    alignment.
+
+    Channels are the axis before the last: a quiet one weighs as little as it is heard.
 
     Raises:
         ValueError: If the shapes differ.
     """
     check_pair(reconstruction, reference)
-    return _decibels(reference.double(), (reference - reconstruction).double()).mean().item()
+    pair = (signal.double().flatten(max(0, signal.dim() - 2)) for signal in (reconstruction, reference))
+    decoded, wanted = pair
+    return _decibels(wanted, wanted - decoded).mean().item()
 
 
 def si_sdr(reconstruction: Float[Tensor, "*B T"], reference: Float[Tensor, "*B T"]) -> float:

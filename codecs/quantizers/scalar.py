@@ -37,15 +37,16 @@ class Scalar(Quantizer):
 
     In training with ``update`` the compressed latents get independent noise, uniform in (-1/2, 1/2), in place of
     rounding, and the gradient is the derivative of what is computed: nearly the identity. Otherwise values are those
-    of the codes, with the identity as gradient. Either way it is zero where the range cuts off: beyond [-M, M], or with
-    ``compand`` where the normal law leaves 1e-4 at either end. Codes are rounded always. There are no losses: the rate
-    is that of an entropy model of the codes.
+    of the codes, with the identity as gradient, as always without ``noise``. Either way it is zero where the range cuts
+    off: beyond [-M, M], or with ``compand`` where the normal law leaves 1e-4 at either end. Codes are rounded always.
+    There are no losses: the rate is that of an entropy model of the codes.
 
     Args:
         dim: Dimensions D, which are the codebooks Q.
         bits: Of a whole number and its sign: 2 to 16, with ``compand`` 2 to 12, as the cut would merge the outermost
             of more.
         compand: Whether latents are compressed.
+        noise: Whether noise stands for rounding in training; the density of a rate-distortion codec has its own.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -53,7 +54,7 @@ class Scalar(Quantizer):
 
     table: Tensor
 
-    def __init__(self, dim: int, bits: int, compand: bool = True) -> None:
+    def __init__(self, dim: int, bits: int, compand: bool = True, noise: bool = True) -> None:
         super().__init__()
         most = 12 if compand else 16
         if dim < 1 or not 2 <= bits <= most:
@@ -62,6 +63,7 @@ class Scalar(Quantizer):
                 f"got {dim} and {bits}"
             )
         self.dim, self.codebook_sizes, self.compand = dim, (2**bits - 1,) * dim, compand
+        self.noise = noise
         self.largest = 2 ** (bits - 1) - 1
         self.bound = self.largest + 0.5 - MARGIN
         self.width = self.largest / DEVIATIONS * math.sqrt(2)  # Phi(z / s) = (1 + erf(z / width)) / 2
@@ -75,7 +77,7 @@ class Scalar(Quantizer):
         with no_autocast(latents):
             compressed = self._compress(latents, codebooks)
             codes = self._codes(compressed)
-            if self.training and update:
+            if self.training and update and self.noise:
                 values = self._expand(compressed + (torch.rand_like(compressed) - 0.5))
             else:
                 values = straight_through(self._expand(compressed), self.table[codes])

@@ -1,5 +1,6 @@
 """The `.sgt` format: what is written is read, nothing damaged is, no declared size is believed."""
 
+import itertools
 import json
 import struct
 import subprocess
@@ -10,12 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
+import jaxtyping
 import numpy as np
 import pytest
 
-from sigtok.codecs import container
+from sigtok.codecs import container_head
 from sigtok.codecs.bitstream import BitstreamError, Header, Limits, Stream, read, read_header, salvage, write
 from sigtok.codecs.entropy.packing import pack, packed_bits, unpack
+from sigtok.codecs.entropy.static import StaticCoder, StaticLaws
+from sigtok.codecs.entropy.tables import stacked
 from sigtok.codecs.spec import CodecSpec, Rate
 
 ID = bytes(range(16))
@@ -74,6 +78,21 @@ def stream_of(spec, extent, rate=None, chunk_positions=None, seed=0):
     if chunk_positions:
         header = replace(header, profile="container", chunk_positions=chunk_positions)
     return Stream(header, codes)
+
+
+def coder_of(told):
+    """The entropy coder of a golden file of coding 2."""
+    if "tables" not in told:
+        return None
+    index, centres = np.array(told["index"]), np.array(told["centres"])
+    laws = StaticLaws(stacked(told["tables"]), index, centres, told["spec"]["quality_steps"])
+    return StaticCoder(told["spec"]["codebook_sizes"], laws)
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Without shape checks of every call: for loops over all bits."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(params=CASES)
@@ -147,7 +166,7 @@ def test_what_was_read_is_written_again_bit_for_bit(case):
     assert write(read(data, spec, ID)) == data
 
 
-def test_every_extent_round_trips():
+def test_every_extent_round_trips(fast):
     for extent in range(130):
         stream = stream_of(SPECS["speech"], (extent,), seed=extent)
         assert equal(read(write(stream), SPECS["speech"]).codes, stream.codes)
@@ -216,14 +235,14 @@ def test_chunks_are_whole_strides_of_every_codebook():
 # -- damage ----------------------------------------------------------------------------------------------
 
 
-def test_every_cut_is_found(case):
+def test_every_cut_is_found(case, fast):
     spec, stream = case
     data = write(stream)
     for end in range(len(data)):
         assert refused(data[:end], spec), end
 
 
-def test_every_flipped_bit_is_found(case):
+def test_every_flipped_bit_is_found(case, fast):
     spec, stream = case
     data = write(stream)
     for bit in range(8 * len(data)):
@@ -288,12 +307,12 @@ def test_a_number_has_one_spelling_though_the_crc_is_right():
 EXTREMES = (0, 1, 2, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**48, 2**63, 2**64 - 1)
 
 
-@pytest.mark.parametrize("name", list(container._OFFSETS))
-def test_a_lying_header_never_gives_other_codes_nor_memory(name):
+@pytest.mark.parametrize("name", list(container_head.OFFSETS))
+def test_a_lying_header_never_gives_other_codes_nor_memory(name, fast):
     """The CRC is right; what reads anyway may differ in what codes do not depend on."""
     stream = three_chunks()
-    data, offset = write(stream), container._OFFSETS[name]
-    width = struct.calcsize("<" + dict(container._FIELDS)[name])
+    data, offset = write(stream), container_head.OFFSETS[name]
+    width = struct.calcsize("<" + dict(container_head._FIELDS)[name])
     for value in EXTREMES if width != 16 else ():
         if value < 2 ** (8 * width):
             lying = repaired(data, offset, value.to_bytes(width, "little")) if name != "header bytes" else (
@@ -309,8 +328,8 @@ def test_a_lying_header_never_gives_other_codes_nor_memory(name):
 
 @pytest.mark.parametrize("name", ["extent", "codebooks", "window", "queries", "chunk positions", "chunks"])
 def test_a_lying_count_is_refused(name):
-    data, offset = write(three_chunks()), container._OFFSETS[name]
-    width = struct.calcsize("<" + dict(container._FIELDS)[name])
+    data, offset = write(three_chunks()), container_head.OFFSETS[name]
+    width = struct.calcsize("<" + dict(container_head._FIELDS)[name])
     right = int.from_bytes(data[offset : offset + width], "little")
     for value in {*EXTREMES, right + 40} - {right, right - 1, right + 1}:
         if value < 2 ** (8 * width):
@@ -373,11 +392,11 @@ def test_newer_files_are_refused_when_they_must_be():
     data = write(three_chunks())
     assert equal(read(repaired(data, 9, b"\x63")).codes, three_chunks().codes)  # minor version
     assert equal(read(repaired(data, 11, b"\xff")).codes, three_chunks().codes)  # optional flags
-    for offset, words in ((8, "major version"), (10, "critical flags"), (17, "coding")):
-        with pytest.raises(BitstreamError, match=f"byte {offset}: {words}.* got 2"):
-            read(repaired(data, offset, b"\x02"))
+    for offset, words, value in ((8, "major version", 2), (10, "critical flags", 2), (17, "coding", 4)):
+        with pytest.raises(BitstreamError, match=f"byte {offset}: {words}.* got {value}"):
+            read(repaired(data, offset, bytes([value])))
     packet = write(stream_of(SPECS["picture"], (17, 9)))
-    for kind in (packet[2] | 2 << 2, packet[2] + (1 << 5)):
+    for kind in (packet[2] | 4 << 2, packet[2] + (1 << 5)):
         with pytest.raises(BitstreamError, match=r"byte 2: (coding|version)"):
             read_header(packet[:2] + bytes([kind]) + packet[3:])
 
@@ -385,16 +404,33 @@ def test_newer_files_are_refused_when_they_must_be():
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.sgt")), ids=lambda path: path.stem)
 def test_files_of_released_versions_open_for_ever(path):
     told = json.loads(path.with_suffix(".json").read_text())
-    spec = CodecSpec.from_dict(told["spec"])
-    stream = read(path.read_bytes(), spec, bytes.fromhex(told["stream_id"]))
+    spec, coder = CodecSpec.from_dict(told["spec"]), coder_of(told)
+    stream = read(path.read_bytes(), spec, bytes.fromhex(told["stream_id"]), coder=coder)
     assert [codes.tolist() for codes in stream.codes] == told["codes"]
     assert list(stream.header.extent) == told["extent"]
     assert stream.header.profile == told["profile"]
-    assert write(stream) == path.read_bytes()  # as long as version 1.0 is what is written
+    assert stream.header.rate.quality == told.get("quality")
+    assert write(stream, coder) == path.read_bytes()  # as long as version 1.0 is what is written
 
 
-def test_there_are_golden_files():
-    assert len(list(GOLDEN.glob("*.sgt"))) >= 4
+@pytest.mark.parametrize("path", sorted((GOLDEN / "bad").glob("*.sgt")), ids=lambda path: path.stem)
+def test_damaged_files_are_refused_by_the_same_message_for_ever(path):
+    told = json.loads((GOLDEN / "bad" / "messages.json").read_text())[path.stem]
+    good = json.loads((GOLDEN / f"{told['of']}.json").read_text())
+    with pytest.raises(BitstreamError) as caught:
+        read(
+            path.read_bytes(), CodecSpec.from_dict(good["spec"]), bytes.fromhex(good["stream_id"]), coder=coder_of(good)
+        )
+    assert str(caught.value) == told["message"]
+
+
+def test_there_are_golden_files_of_every_coding_in_both_profiles_good_and_bad():
+    headers = [read_header(path.read_bytes()) for path in GOLDEN.glob("*.sgt")]
+    kinds = {(header.profile, header.coding) for header in headers}
+    assert kinds == set(itertools.product(("packet", "container"), range(4)))
+    assert {header.coding for header in headers if header.streamed} == set(range(4))
+    messages = json.loads((GOLDEN / "bad" / "messages.json").read_text())
+    assert sorted(messages) == sorted(path.stem for path in (GOLDEN / "bad").glob("*.sgt")) and len(messages) >= 30
 
 
 # -- models ----------------------------------------------------------------------------------------------
@@ -455,7 +491,7 @@ def test_codes_of_another_extent_or_type_are_not_written():
 # -- salvage ---------------------------------------------------------------------------------------------
 
 
-def test_salvage_gives_every_chunk_but_the_damaged_one():
+def test_salvage_gives_every_chunk_but_the_damaged_one(fast):
     stream = three_chunks()
     head, *chunks = blocks(write(stream))
     at = len(head)

@@ -7,7 +7,18 @@ import torch
 from torch.nn import functional as F
 
 from sigtok.codecs.audio.models import elastic_speech, frame_speech
-from sigtok.codecs.control import at_rate, at_size, file_bytes, first_queries, searched, smallest
+from sigtok.codecs.control import (
+    at_bitrate,
+    at_quality,
+    at_rate,
+    at_size,
+    file_bytes,
+    first_queries,
+    ladder,
+    points,
+    searched,
+    smallest,
+)
 from sigtok.codecs.image.models import compact_image, elastic_image, granular_image, query_image
 from sigtok.codecs.metrics.audio import snr
 from sigtok.codecs.metrics.image import psnr
@@ -24,8 +35,14 @@ CODECS = {
     "residual": lambda: compact_image(quantizer={"name": "residual", "stages": STAGES}, **BLOCKS),
     "sound": lambda: frame_speech(codebooks=5, codebook_size=16, latent_dim=4, **SOUND),
 }
-MOST = {"elastic": 9, "query": 9, "residual": 5, "sound": 5}
-EVERY = pytest.mark.parametrize("kind", sorted(CODECS))
+MOST = {"elastic": 9, "query": 9, "residual": 5, "sound": 5, "steps": 13}
+EVERY = pytest.mark.parametrize("kind", sorted(MOST))
+
+
+@pytest.fixture(autouse=True)
+def steps(rate_distortion_image):
+    """Four qualities in quarters."""
+    CODECS["steps"] = rate_distortion_image
 
 
 def made(kind):
@@ -37,6 +54,8 @@ def made(kind):
 
 
 def at(kind, point):
+    if kind == "steps":
+        return Rate(quality=1 + (point - 1) / 4)
     return Rate(queries=point) if kind in ("elastic", "query") else Rate(codebooks=point)
 
 
@@ -121,10 +140,18 @@ def test_a_signal_is_encoded_once_where_few_are_the_first_of_many(kind, monkeypa
     calls, encode = [], codec.encode
     monkeypatch.setattr(codec, "encode", lambda *args: calls.append(args) or encode(*args))
     smallest(codec, signal, 20.0)
-    assert (len(calls) == 1) == (kind != "query") and len(calls) <= 4
+    assert (len(calls) == 1) == (kind not in ("query", "steps")) and len(calls) <= 4
     calls.clear()
     at_size(codec, signal, 1e6)
-    assert (len(calls) == 1) == (kind != "query") and len(calls) <= 4
+    assert (len(calls) == 1) == (kind not in ("query", "steps")) and len(calls) <= 4
+
+
+@EVERY
+def test_for_a_size_nothing_is_decoded_and_one_coder_is_made(kind, monkeypatch):
+    codec, signal = made(kind)
+    monkeypatch.setattr(codec, "decode", None)
+    at_size(codec, signal, 1000.0)
+    assert codec.entropy is None or codec.entropy.made == 1
 
 
 def test_the_rate_is_the_highest_point_and_keeps_what_is_not_searched():
@@ -146,8 +173,68 @@ def test_the_rate_is_the_highest_point_and_keeps_what_is_not_searched():
     rate = choice.tokens.rate
     assert not choice.met and rate.queries <= 3 and rate.codebooks == 2 and rate.window == (3,)
     same(choice, codec.encode(signal, rate))
-    size = float(file_bytes(codec.encode(signal, Rate(codebooks=2, queries=2))))
+    size = float(file_bytes(codec, codec.encode(signal, Rate(codebooks=2, queries=2))))
     same(at_size(codec, signal, size, Rate(codebooks=2)), codec.encode(signal, Rate(codebooks=2, queries=2)))
+
+
+# -- the ladder --------------------------------------------------------------------------------------------
+
+
+@EVERY
+def test_points_are_those_of_the_codec_in_order_up_to_the_rate(kind):
+    codec = CODECS[kind]()
+    assert points(codec) == tuple(codec.spec.resolve(at(kind, point)) for point in range(1, MOST[kind] + 1))
+    assert points(codec, at(kind, 3)) == points(codec)[:3]
+
+
+def test_the_rungs_of_a_rate_distortion_codec_are_its_whole_qualities(rate_distortion_image):
+    codec = rate_distortion_image(qualities=7, quality_steps=8)
+    assert [rate.quality for rate in ladder(codec)] == [1, 2, 3, 4, 5, 6, 7]
+    assert at_quality(codec, 3.625) == codec.spec.resolve(Rate(quality=3.625))
+    for quality in (0.5, 7.125, 3.1):
+        with pytest.raises(ValueError, match=rf"steps has qualities 1 to 7 in steps of 1/8, got {quality}"):
+            at_quality(codec, quality)
+
+
+@EVERY
+def test_the_ladder_goes_from_the_first_point_to_the_last(kind):
+    codec = CODECS[kind]()
+    every, rungs = points(codec), ladder(codec)
+    places = [every.index(rung) for rung in rungs]
+    assert len(rungs) == min(6, len(every), codec.spec.qualities or 6)
+    assert places == sorted(set(places)) and (places[0], places[-1]) == (0, len(every) - 1)
+    assert [at_quality(codec, float(quality)) for quality in range(1, len(rungs) + 1)] == list(rungs)
+
+
+@pytest.mark.parametrize(
+    ("most", "counts"),
+    [(1, [1]), (4, [1, 2, 3, 4]), (6, [1, 2, 3, 4, 5, 6]), (8, [1, 2, 3, 4, 5, 8]), (256, [1, 3, 9, 28, 84, 256])],
+)
+def test_other_ladders_are_as_even_in_the_logarithm_of_bits_as_counts_are(most, counts):
+    codec = frame_speech(codebooks=most, codebook_size=16, latent_dim=4, **SOUND)
+    assert [rate.codebooks for rate in ladder(codec)] == counts
+    assert at_quality(codec, len(counts)).codebooks == most
+    for quality in (0.5, 1.5, len(counts) + 1):
+        with pytest.raises(ValueError, match=f"frame_speech has qualities 1 to {len(counts)}, got {quality:g}; choose"):
+            at_quality(codec, quality)
+
+
+def test_bits_of_unequal_codebooks_count():
+    """By bits, 1 to 6 and 22, the fourth rung is nearest to the sixth point; one is left for every rung above it."""
+    stages = [{"name": "vq", "codebook_size": size, "dim": 4} for size in (2, 2, 2, 2, 2, 2, 65536)]
+    codec = compact_image(quantizer={"name": "residual", "stages": stages}, **BLOCKS)
+    assert [rate.codebooks for rate in ladder(codec)] == [1, 2, 3, 5, 6, 7]
+    stages = [{"name": "vq", "codebook_size": size, "dim": 4} for size in (2, 2, 2, 4096, 2, 2, 2, 2, 2)]
+    codec = compact_image(quantizer={"name": "residual", "stages": stages}, **BLOCKS)
+    assert [rate.codebooks for rate in ladder(codec)] == [1, 2, 3, 4, 5, 9]
+
+
+def test_the_ladder_of_granularities_goes_from_all_coarse_to_all_fine(granular):
+    codec, signal = granular
+    rungs = ladder(codec)
+    assert len(rungs) == 6 and rungs[0].shares == (1.0, 0.0, 0.0) and rungs[-1].shares == (0.0, 0.0, 1.0)
+    sizes = [file_bytes(codec, codec.encode(signal, rate)) for rate in rungs]
+    assert sizes == sorted(set(sizes))
 
 
 # -- shares ------------------------------------------------------------------------------------------------
@@ -163,12 +250,12 @@ def granular():
 def test_sizes_of_several_granularities_are_met_within_3_percent_or_as_near_as_a_block(granular):
     codec, signal = granular
     least, most = (
-        file_bytes(codec.encode(signal, Rate(shares=shares))) for shares in ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
+        file_bytes(codec, codec.encode(signal, Rate(shares=shares))) for shares in ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0))
     )
     met = 0
     for size in range(least + 4, most - 16, 5):
         choice = at_size(codec, signal, float(size))
-        assert choice.reached == file_bytes(choice.tokens)
+        assert choice.reached == file_bytes(codec, choice.tokens)
         assert choice.met == (abs(choice.reached - size) <= max(0.03 * size, 1))
         assert abs(choice.reached - size) <= 8  # a block of 16 fine codes or of one coarse: 60 bits
         met += choice.met
@@ -210,7 +297,7 @@ def test_the_lowest_rate_of_several_granularities_is_found(granular):
 def test_a_size_is_filled_as_far_as_it_goes(kind):
     codec, signal = made(kind)
     tokens = every_point(kind, codec, signal)
-    sizes = [file_bytes(each) for each in tokens]
+    sizes = [file_bytes(codec, each) for each in tokens]
     assert sizes == sorted(set(sizes))
     for size in sorted({size + near for size in sizes for near in (-1, 0, 1)} - {sizes[0] - 1}):
         choice = at_size(codec, signal, float(size))
@@ -225,10 +312,31 @@ def test_a_rate_is_a_size_per_pixel_of_real_files():
     codec, signal = made("elastic")
     for bits_per_pixel in (0.7, 1.1, 2.0):
         choice = at_rate(codec, signal, bits_per_pixel)
-        assert choice.reached == 8 * file_bytes(choice.tokens) / (20 * 35) <= bits_per_pixel
+        assert choice.reached == 8 * file_bytes(codec, choice.tokens) / (20 * 35) <= bits_per_pixel
         same(at_size(codec, signal, bits_per_pixel * 20 * 35 / 8), choice.tokens)
         more = codec.encode(signal, Rate(queries=choice.tokens.rate.queries + 1))
-        assert 8 * file_bytes(more) / (20 * 35) > bits_per_pixel
+        assert 8 * file_bytes(codec, more) / (20 * 35) > bits_per_pixel
+
+
+def test_a_bit_rate_is_a_size_per_second_of_real_files():
+    codec, signal = made("sound")
+    seconds, tokens = 900 / codec.spec.sample_rate, every_point("sound", codec, signal)
+    rates = [8 * file_bytes(codec, each) / seconds / 1000 for each in tokens]
+    for place, kilobits in enumerate(rates):
+        choice = at_bitrate(codec, signal, kilobits + 1e-6)
+        assert choice.met and choice.reached == pytest.approx(kilobits)
+        same(choice, tokens[place])
+    with pytest.raises(ValueError, match="a target of"):
+        at_bitrate(codec, signal, rates[0] - 0.01)
+
+
+def test_kilobits_per_second_are_of_sounds():
+    codec, signal = made("elastic")
+    with pytest.raises(ValueError, match="per second are of sounds, got image of extent .* ask for bytes with at_size"):
+        at_bitrate(codec, signal, 1.0)
+    codec, signal = made("sound")
+    with pytest.raises(ValueError, match=r"of sounds, got audio of extent \(0,\)"):
+        at_bitrate(codec, signal[..., :0], 1.0)
 
 
 def test_bits_per_pixel_are_of_images():

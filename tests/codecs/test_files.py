@@ -163,8 +163,8 @@ def test_limits_reach_the_reader():
 
 
 def test_what_was_written_is_read_back_before_it_is_returned(monkeypatch):
-    def faulty(stream):
-        return honest(Stream(stream.header, tuple(codes ^ 1 for codes in stream.codes)))
+    def faulty(stream, coder):
+        return honest(Stream(stream.header, tuple(codes ^ 1 for codes in stream.codes)), coder)
 
     honest = files.write
     monkeypatch.setattr(files, "write", faulty)

@@ -307,12 +307,20 @@ def test_nothing_is_saved_that_would_not_load(tmp_path):
         with pytest.raises(ValueError, match=words):
             write(codec, tmp_path / "model", **changes)
     with torch.no_grad():
-        codec.decoder.linear.weight[0, 0] = 1e6
+        codec.decoder.linear.weight[0, 0] = float("inf")
     with pytest.raises(ValueError, match=r"infinity in decoder\.linear\.weight"):
         write(codec, tmp_path / "model")
     assert not (tmp_path / "model").exists()
-    write(codec, tmp_path / "model", half=False)
-    assert load(tmp_path / "model").decoder.linear.weight[0, 0] == 1e6
+
+
+def test_what_is_beyond_float16_stays_float32(tmp_path):
+    codec = tiny(**ARGUMENTS)
+    with torch.no_grad():
+        codec.decoder.linear.weight[0] = torch.tensor([1e6, 1 / 3])
+    write(codec, tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    assert torch.equal(loaded.decoder.linear.weight, codec.decoder.linear.weight)
+    assert torch.equal(loaded.encoder.linear.weight, codec.encoder.linear.weight.half().float())
 
 
 def test_a_failed_write_leaves_the_old_file(folder, monkeypatch):

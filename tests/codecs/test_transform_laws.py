@@ -10,9 +10,11 @@ import onnxruntime
 import pytest
 import torch
 
+from sigtok.codecs.transforms.blocks import LappedBlocks
 from sigtok.codecs.transforms.colour import YCbCr
 from sigtok.codecs.transforms.mdct import MDCT, WINDOWS
 from sigtok.codecs.transforms.patches import Frames, Patches
+from sigtok.codecs.transforms.pyramid import Pyramid2d, kinds
 from sigtok.codecs.transforms.stft import STFT, analysis_basis, synthesis_basis
 from sigtok.codecs.transforms.wavelet import WaveletPacket1d, WaveletPacket2d
 
@@ -28,10 +30,14 @@ TRANSFORMS = {  # name: builder, channels, extents
     "mdct_sine": (lambda: MDCT(8), 1, AUDIO),
     "mdct_kbd": (lambda: MDCT(8, "kbd"), 1, AUDIO),
     "mdct_odd": (lambda: MDCT(7), 1, AUDIO),
+    "blocks": (lambda: LappedBlocks(8), 2, AUDIO),
+    "blocks_of_two": (lambda: LappedBlocks(2), 1, AUDIO),
     "frames": (lambda: Frames(8), 2, AUDIO),
     "packet_1d": (lambda: WaveletPacket1d(3), 2, AUDIO),
     "patches": (lambda: Patches(4), 3, IMAGE),
     "packet_2d": (lambda: WaveletPacket2d(2), 3, IMAGE),
+    "pyramid": (lambda: Pyramid2d(3), 3, IMAGE),
+    "pyramid_of_none": (lambda: Pyramid2d(0), 1, IMAGE),
     "colour": (lambda: YCbCr(), 3, IMAGE),
 }
 EVERY = [(name, extent) for name, (_, _, extents) in TRANSFORMS.items() for extent in extents]
@@ -126,6 +132,9 @@ def test_mixed_precision_does_not_reach_the_arithmetic(name):
         (lambda: Frames(0), "got 0"),
         (lambda: WaveletPacket1d(-1), "got -1"),
         (lambda: WaveletPacket2d(-1), "got -1"),
+        (lambda: Pyramid2d(-1), "0 or more levels, got -1"),
+        (lambda: LappedBlocks(0), "an even number of samples, got 0"),
+        (lambda: LappedBlocks(7), "an even number of samples, got 7"),
     ],
 )
 def test_impossible_sizes_are_refused_with_both_numbers(builder, message):
@@ -208,6 +217,50 @@ def test_mdct_windows_keep_energy(window):
     torch.testing.assert_close(energy, signal.square().sum())
 
 
+@pytest.mark.parametrize(("size", "count"), [(2, 5), (8, 1), (8, 2), (8, 5), (6, 3)])
+def test_lapped_blocks_are_the_sums_of_windowed_cosines_that_define_them(size, count):
+    """An MDCT, sine window, whose first and last windows end flat where the signal does."""
+    with default_dtype(torch.float64):
+        transform = LappedBlocks(size)
+    signal = noise(1, 1, size * count, dtype=torch.float64)
+    samples, coefficients = signal[0, 0].tolist(), transform(signal)
+    assert coefficients.shape == (1, size, count)
+    half = size // 2
+    for t, k in itertools.product(range(count), range(size)):
+        expected = 0.0
+        for n in range(-half, size + half):  # counted from the beginning of the block
+            window = math.sin(math.pi / (2 * size) * (n + half + 0.5))
+            if (t == 0 and n < half) or (t == count - 1 and n >= half):  # the side of an end
+                window = 1.0 if 0 <= n < size else 0.0
+            if window:
+                expected += window * samples[t * size + n] * math.cos(math.pi / size * (n + 0.5) * (k + 0.5))
+        assert coefficients[0, k, t].item() == pytest.approx(math.sqrt(2 / size) * expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_lapped_blocks_are_orthonormal_and_see_half_a_block_to_each_side(count):
+    size = 6
+    with default_dtype(torch.float64):
+        transform = LappedBlocks(size)
+    units = torch.eye(size * count, dtype=torch.float64)[:, None]
+    matrix = transform(units)  # a row of samples, then bins, then blocks
+    flat = matrix.flatten(1)
+    torch.testing.assert_close(flat @ flat.T, torch.eye(size * count, dtype=torch.float64))
+    seen = matrix.abs().amax(1) > 1e-12
+    for sample, block in itertools.product(range(size * count), range(count)):
+        near = block * size - size // 2 <= sample < (block + 1) * size + size // 2
+        assert bool(seen[sample, block]) == near
+
+
+def test_lapped_blocks_of_each_channel_stand_together_and_the_last_is_filled_with_zeros():
+    transform, signal = LappedBlocks(8), noise(1, 3, 21)
+    whole = transform(signal)
+    assert whole.shape == (1, 24, 3)
+    for channel in range(3):
+        filled = torch.nn.functional.pad(signal[:, channel : channel + 1], (0, 3))
+        torch.testing.assert_close(whole[:, 8 * channel : 8 * channel + 8], transform(filled), rtol=0, atol=1e-6)
+
+
 # The CDF 9/7 analysis filters as tabulated in ISO/IEC 15444-1, annex F, from the centre outwards; low-pass
 # gain 1, high-pass gain 2.
 LOW = [
@@ -264,6 +317,66 @@ def test_image_packet_filters_height_and_width():
         expected = np.stack([slow_packet(row, 2)[across] for row in rows])
         band = 4 * (2 * (down >> 1) + (across >> 1)) + 2 * (down & 1) + (across & 1)
         np.testing.assert_allclose(coefficients[0, 16 * channel + band].numpy(), expected, rtol=0, atol=1e-12)
+
+
+def slow_place(samples):
+    """One level of a pyramid: low samples at even places, high ones at odd."""
+    if len(samples) == 1:
+        return samples * math.sqrt(2) / 1.230174104914001  # the gain of what is low, and nothing beside it
+    made = np.empty_like(samples)
+    for place in range(len(samples)):
+        taps, scale = (HIGH, 1 / math.sqrt(2)) if place % 2 else (LOW, math.sqrt(2))
+        made[place] = scale * filtered(samples, taps, place)
+    return made
+
+
+PYRAMIDS = [(1, 1), (1, 9), (7, 1), (2, 3), (5, 8), (16, 16), (17, 12), (11, 21)]
+
+
+@pytest.mark.parametrize("extent", PYRAMIDS)
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_a_pyramid_filters_what_is_left_of_the_low_band_again_in_its_place(extent, levels):
+    image = noise(1, 2, *extent, dtype=torch.float64)
+    expected = image[0].numpy().copy()
+    for channel, level in itertools.product(range(2), range(levels)):
+        low = expected[channel, :: 2**level, :: 2**level]
+        rows = np.stack([slow_place(row) for row in low])
+        low[:] = np.stack([slow_place(column) for column in rows.T], axis=1)
+    np.testing.assert_allclose(Pyramid2d(levels)(image)[0].numpy(), expected, rtol=0, atol=1e-11)
+
+
+def test_a_pyramid_leaves_what_it_is_given_as_it_is():
+    image = noise(1, 1, 6, 6)
+    before, transform = image.clone(), Pyramid2d(2)
+    transform(image), transform.inverse(image, (6, 6))
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("extent", PYRAMIDS)
+@pytest.mark.parametrize("levels", [0, 1, 2, 4])
+def test_kinds_are_those_of_halving_the_picture_step_by_step(extent, levels):
+    expected = torch.zeros(extent, dtype=torch.int64)
+    left = list(itertools.product(*map(range, extent)))
+    for level in range(1, levels + 1):
+        spacing = 2 ** (level - 1)
+        for y, x in left:
+            down, across = y // spacing % 2, x // spacing % 2
+            expected[y, x] = 3 * (level - 1) + 2 * down + across
+        left = [(y, x) for y, x in left if y // spacing % 2 == 0 and x // spacing % 2 == 0]
+    for y, x in left:
+        expected[y, x] = 0
+    assert torch.equal(kinds(extent, levels), expected)
+
+
+def test_stripes_are_high_along_the_axis_that_they_change_on():
+    levels, extent = 3, (16, 24)
+    where = kinds(extent, levels)
+    stripes = noise(1, 1, 1, 24).expand(1, 1, *extent)
+    for picture, absent in ((stripes, (1, 2)), (noise(1, 1, 16, 1).expand(1, 1, *extent), (0, 2))):
+        coefficients = Pyramid2d(levels)(picture)[0, 0].abs()
+        for level, kind in itertools.product(range(1, levels + 1), range(3)):
+            there = coefficients[where == 3 * level - 2 + kind].max()
+            assert (there < 1e-5) == (kind in absent)
 
 
 def test_a_constant_is_all_in_the_first_band_at_every_level():

@@ -32,8 +32,9 @@ from sigtok.codecs.pretrained import load, save
 from sigtok.codecs.spec import CodecSpec, Rate
 from sigtok.export import compare, evaluate
 from sigtok.export.cli import main
-from sigtok.export.compare import Ladder, described, parsed
+from sigtok.export.compare import Ladder, parsed
 from sigtok.export.evaluate import METRICS, metrics_of
+from sigtok.export.released import described
 
 IMAGE = {
     "levels": 2, "tile": 4, "queries": 8, "dim": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1,
@@ -155,6 +156,13 @@ def test_a_model_alone_runs_at_all_it_has_and_a_point_is_measured_once(here, mod
     assert [point["queries"] for point in record_of()["points"]] == [8, 3]
 
 
+def test_a_quality_is_a_rung_of_each_models_own_ladder(here, models, run):
+    line = ["compare", "a.png", "-m", models.image, "-m", f"{models.wide}:quality=6", "--qualities", "1,5"]
+    assert run(*line, "--json", "c.json")[0] == 0
+    points = [(point["model"], point["queries"]) for point in record_of()["points"]]
+    assert points == [("small", 1), ("small", 5), ("wide", 8)]
+
+
 def test_models_of_one_name_are_told_apart_by_their_folders(here, models, run):
     assert run("compare", "a.png", "-m", models.image, "-m", models.twin, "--json", "c.json")[0] == 0
     assert [point["model"] for point in record_of()["points"]] == [models.image, models.twin]
@@ -205,6 +213,7 @@ def test_a_point_is_written_behind_its_model():
     assert parsed("c:/model:queries=64:codebooks=3") == ("c:/model", {"queries": 64, "codebooks": 3})
     assert parsed("model:shares=0.1,0.4,0.5") == ("model", {"shares": (0.1, 0.4, 0.5)})
     assert parsed("a=b:window=3") == ("a=b", {"window": 3})
+    assert parsed("model:quality=2.5") == ("model", {"quality": 2.5})
 
 
 def test_a_point_is_named_by_what_its_codec_can_vary():
@@ -218,6 +227,8 @@ def test_a_point_is_named_by_what_its_codec_can_vary():
         shares=(0.5, 0.3, 0.2), **values,
     )  # fmt: skip
     assert described(shared, shared.resolve(Rate(shares=(0.1, 0.4, 0.5)))) == "shares 0.1,0.4,0.5"
+    steps = CodecSpec(name="d", hop=(8, 8), codebook_sizes=(16, 16), qualities=8, quality_steps=16, **values)
+    assert described(steps, steps.resolve(Rate(quality=2.5))) == "quality 2.5"
 
 
 # -- other formats ---------------------------------------------------------------------------------------------
@@ -303,7 +314,10 @@ WRONG = {
     "no model": ["a.png"],
     "no such model": ["a.png", "-m", "gone"],
     "kinds": ["a.png", "-m", "IMAGE", "-m", "SPEECH"],
-    "setting": ["a.png", "-m", "IMAGE:quality=3"],
+    "setting": ["a.png", "-m", "IMAGE:speed=3"],
+    "quality": ["a.png", "-m", "IMAGE:quality=7"],
+    "qualities": ["a.png", "-m", "IMAGE", "--qualities", "1,2", "--queries", "3"],
+    "two points": ["a.png", "-m", "IMAGE:quality=2:queries=3"],
     "number": ["a.png", "-m", "IMAGE:queries=few"],
     "too many": ["a.png", "-m", "IMAGE:queries=9"],
     "shares": ["a.png", "-m", "IMAGE:shares=1"],

@@ -74,6 +74,15 @@ def test_the_bytes_of_a_trip_are_those_on_disk(here, speech):
     torch.testing.assert_close(trip.reconstruction, expected)
 
 
+def test_speed_is_that_of_one_thread_and_the_others_come_back(here, speech, monkeypatch):
+    seen, encode, decode = [], speech.encode, speech.decode
+    monkeypatch.setattr(speech, "encode", lambda *given: seen.append(torch.get_num_threads()) or encode(*given))
+    monkeypatch.setattr(speech, "decode", lambda *given: seen.append(torch.get_num_threads()) or decode(*given))
+    torch.set_num_threads(2)
+    round_trip(speech, torch.from_numpy(voice(700)).float(), speech.spec.resolve(), Path("a.sgt"))
+    assert seen == [1, 1] and torch.get_num_threads() == 2
+
+
 def test_the_metrics_are_those_of_the_reconstruction(here, speech):
     write_audio("a.wav", voice(RATE), RATE)
     row = evaluate(speech, ["a.wav"])[0]

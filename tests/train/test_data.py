@@ -230,6 +230,60 @@ def test_files_of_another_rate_or_in_stereo_are_converted(tmp_path):
         assert spectrum.argmax() == 20
 
 
+# --- stereo
+
+
+@pytest.fixture
+def stereo(tmp_path):
+    """Left tells where a sample stands, right is its negative."""
+    for index, samples in enumerate([3000, 300]):
+        sound = ramp(samples, 1 + 4000 * index)
+        write_audio(tmp_path / f"{index}.wav", np.concatenate([sound, -sound]), RATE)
+    return tmp_path
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_crops_of_stereo_are_pieces_of_both_channels_at_one_place(stereo, cache):
+    batch = stream(audio(stereo, channels=2, cache=cache)).mul(32_768).round()
+    assert batch.shape[1:] == (2, 800) and torch.equal(batch[:, 0], -batch[:, 1])
+    for crop in batch[:, 0]:
+        if crop[0] >= 4001:
+            assert torch.equal(crop, torch.cat((torch.arange(4001.0, 4301.0), torch.zeros(500))))
+        else:
+            assert torch.equal(crop, crop[0] + torch.arange(800.0))
+    assert len(set(batch[:, 0, 0].tolist())) > 10
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_validation_and_prediction_of_stereo_have_both_channels(stereo, cache):
+    module = audio(stereo, channels=2, cache=cache)
+    module.files.val = module.files.train
+    whole = [read_audio(path)[0] for path in sorted(stereo.glob("*.wav"))]
+    [batch] = module.val_dataloader()
+    np.testing.assert_allclose(batch[0], whole[0][:, 1100:1900], atol=1e-6)
+    np.testing.assert_allclose(batch[1], np.pad(whole[1], ((0, 0), (0, 500))), atol=1e-6)
+    for signal, path in predicted(module, "all"):
+        np.testing.assert_array_equal(signal[0].numpy(), read_audio(path)[0])
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_file_of_other_channels_is_refused_by_name(sounds, tmp_path, cache):
+    with pytest.raises(ValueError, match=r"\.wav: 2 channels are required, got 1"):
+        stream(audio(sounds, channels=2, cache=cache))
+    with pytest.raises(ValueError, match=r"\.wav: 2 channels are required, got 1"):
+        stream(audio(sounds, channels=2, cache=cache, downmix=True))
+
+
+def test_stereo_of_another_rate_is_resampled_channel_by_channel(tmp_path):
+    time = np.arange(16_000) / 16_000
+    tones = 0.5 * np.sin(2 * np.pi * np.array([[200], [600]]) * time).astype(np.float32)
+    write_audio(tmp_path / "a.wav", tones, 16_000)
+    for cache in (False, True):
+        crops = stream(audio(tmp_path, channels=2, cache=cache), 1)
+        spectra = torch.fft.rfft(crops * torch.hann_window(800)).abs().mean(0)
+        assert crops.shape == (12, 2, 800) and spectra.argmax(1).tolist() == [20, 60]
+
+
 # --- pictures
 
 

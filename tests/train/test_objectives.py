@@ -1,15 +1,20 @@
-"""Objectives look inside the codec: what is hidden is told, what is deep is guessed, and neither cheats."""
+"""Objectives look inside the codec: hidden is told, deep is guessed, bits are weighed, and none of them cheats."""
+
+import itertools
+import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from sigtok.codecs.audio.models import almtokenizer, frame_speech
+from sigtok.codecs.audio.models import almtokenizer, frame_speech, walloc_stereo
 from sigtok.codecs.codec import Reconstruction
+from sigtok.codecs.image.models import walloc_image
 from sigtok.codecs.spec import Rate
 from sigtok.train.objectives.depth import DepthAutoregression, stage_table, stage_values
 from sigtok.train.objectives.distill import Distillation
 from sigtok.train.objectives.mae import MaskedAutoencoder
+from sigtok.train.objectives.rate_distortion import RateDistortion
 from sigtok.train.teachers import Teacher
 
 TINY = dict(
@@ -263,3 +268,110 @@ def test_a_teacher_of_another_rate_is_refused_and_none_is_stored(codec):
     with pytest.raises(ValueError, match="hears 16000 Hz, almtokenizer works at 8000 Hz"):
         judged(objective, codec)
     assert set(objective.state_dict()) == {"distance.into.weight", "distance.into.bias"}
+
+
+# -- bits against squared error ----------------------------------------------------------------------------
+
+RUNGS = {"width": 8, "depth": 1, "qualities": 3, "quality_steps": 4, "hidden": 3, "first": 1e3, "last": 1e5}
+
+
+def picture_codec(**options):
+    return walloc_image(levels=1, low=1, states=3, **(RUNGS | options))
+
+
+def sound_codec():
+    return walloc_stereo(sample_rate=8000, bins=16, **RUNGS)
+
+
+def weighed(codec, shape, quality, training):
+    """An objective's word on noise, with all that it is made of."""
+    codec.train(training)
+    objective, rate = RateDistortion(10.0, 1000.0).train(training), codec.spec.resolve(Rate(quality=quality))
+    signal = torch.rand(2, *shape) - 0.5
+    reconstruction = codec(signal, rate)
+    return objective(codec, signal, reconstruction, rate), reconstruction, signal, rate
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "grid"), [(picture_codec, (3, 12, 8), (6, 4)), (sound_codec, (2, 80), (80,))]
+)
+@pytest.mark.parametrize(("quality", "trade"), [(1.0, 10.0), (2.0, 100.0), (2.5, 100 * math.sqrt(10)), (3.0, 1000.0)])
+def test_the_loss_is_bits_a_pixel_and_the_squared_error_times_lambda(build, shape, grid, quality, trade):
+    codec = build()
+    found, reconstruction, signal, rate = weighed(codec, shape, quality, training=False)
+    whole = reconstruction.latents.round()
+    bits = codec.entropy(whole, grid, rate)
+    assert bits.shape == (2,)
+    pixels = math.prod(shape[1:])  # of all channels together
+    expected = float((bits[0] + bits[1]) / (2 * pixels))
+    error = sum(float((a - b) ** 2) for a, b in zip(signal.ravel(), reconstruction.signal.ravel(), strict=True))
+    error /= 2 * shape[0] * pixels
+    assert float(found.figures["bits"]) == pytest.approx(expected, rel=1e-5)
+    assert float(found.figures["squared_error"]) == pytest.approx(error, rel=1e-4)
+    assert float(found.losses["rate_distortion"]) == pytest.approx(expected + trade * error, rel=1e-4)
+    assert not found.figures["bits"].requires_grad and not found.figures["squared_error"].requires_grad
+
+
+def test_lambdas_are_in_even_proportion_and_the_first_where_there_are_no_others():
+    objective = RateDistortion(25.0, 3000.0)
+    lambdas = [objective.trade(6, quality) for quality in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)]
+    assert lambdas[0] == 25 and lambdas[-1] == pytest.approx(3000)
+    assert [after / before for before, after in itertools.pairwise(lambdas)] == pytest.approx([120 ** (1 / 5)] * 5)
+    assert objective.trade(6, 2.25) == pytest.approx(lambdas[1] ** 0.75 * lambdas[2] ** 0.25)
+    assert objective.trade(0, None) == objective.trade(1, 1.0) == 25
+
+
+def test_the_density_reads_noise_in_training_and_whole_numbers_otherwise(monkeypatch):
+    codec, seen = picture_codec(), []
+    monkeypatch.setattr(codec.entropy, "forward", lambda *inputs: seen.append(inputs) or torch.zeros(2))
+    for training in (True, True, False, False):
+        torch.manual_seed(0)
+        _, reconstruction, _, _ = weighed(codec, (3, 40, 48), 2.0, training)
+        values, _, _, rounded = seen[-1]
+        noise = (values - reconstruction.latents).detach()
+        assert torch.equal(rounded, reconstruction.latents.round())
+        if training:
+            assert noise.abs().max() <= 0.5 + 1e-5 and noise.mean().abs() < 0.01
+            assert float(noise.square().mean()) == pytest.approx(1 / 12, rel=0.05)
+        else:
+            assert torch.equal(values, rounded)
+    reconstruction, rate = codec.train()(torch.zeros(1, 3, 8, 8), Rate(quality=1.0)), Rate(quality=1.0)
+    for _ in range(2):
+        RateDistortion(1.0, 1.0)(codec, torch.zeros(1, 3, 8, 8), reconstruction, codec.spec.resolve(rate))
+    assert not torch.equal(seen[-1][0], seen[-2][0])  # noise is new at every call
+
+
+@pytest.mark.parametrize(("build", "shape"), [(picture_codec, (3, 16, 16)), (sound_codec, (2, 160))])
+def test_gradients_reach_encoder_decoder_and_density_at_the_quality_of_the_pass(build, shape):
+    codec = build()
+    found, _, _, _ = weighed(codec, shape, 2.5, training=True)
+    found.losses["rate_distortion"].backward()
+    for law in (codec.encoder.gains.log_gain, codec.encoder.gains.shrink, codec.decoder.steps.log_step):
+        reached = law.grad.abs().sum(1) > 0
+        assert reached.tolist() == [False, True, True]
+    assert codec.decoder.steps.outward.grad.any() and codec.decoder.head.weight.grad.any()
+    assert any(weight.grad is not None and weight.grad.any() for weight in codec.entropy.parameters())
+    mixing = codec.encoder.linear if hasattr(codec.encoder, "linear") else codec.encoder.mixing.weight
+    assert mixing.grad.any()
+
+
+def test_finer_gains_cost_bits_and_coarser_ones_error():
+    """The gradient of the rate wants smaller gains, that of the error larger ones."""
+    codec = picture_codec()
+    for lambdas, sign in (((1e-9, 1e-9), 1), ((1e12, 1e12), -1)):
+        codec.zero_grad()
+        rate, signal = codec.spec.resolve(Rate(quality=1.0)), 2 * torch.rand(2, 3, 32, 32) - 1
+        found = RateDistortion(*lambdas)(codec.train(), signal, codec(signal, rate), rate)
+        found.losses["rate_distortion"].backward()
+        assert torch.sign((codec.encoder.gains.log_gain.grad[0] - codec.decoder.steps.log_step.grad[0]).sum()) == sign
+
+
+@pytest.mark.parametrize("lambdas", [(0.0, 1.0), (-1.0, 1.0), (2.0, 1.0)])
+def test_lambdas_that_fall_or_are_not_positive_are_refused(lambdas):
+    with pytest.raises(ValueError, match=rf"positive and rise with quality, got {lambdas[0]} and {lambdas[1]}"):
+        RateDistortion(*lambdas)
+
+
+def test_a_codec_without_a_density_has_no_rate(codec):
+    with pytest.raises(ValueError, match="needs a codec with a density, got NoneType"):
+        judged(RateDistortion(1.0, 2.0), codec)

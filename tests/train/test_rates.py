@@ -1,4 +1,4 @@
-"""Drawn counts and shares: weights say how often, and what cannot be drawn is refused."""
+"""Drawn counts, shares and qualities: weights say how often, and what cannot be drawn is refused."""
 
 import random
 
@@ -12,6 +12,7 @@ GRANULAR = CodecSpec(
     name="granular", codebook_sizes=(8,) * 3, strides=(16, 4, 1), latent_dim=4, shares=(0.1, 0.4, 0.5), **IMAGE
 )
 PLAIN = CodecSpec(name="plain", codebook_sizes=(8,), latent_dim=4, **IMAGE)
+RUNGS = CodecSpec(name="rungs", codebook_sizes=(8,), latent_dim=4, qualities=3, quality_steps=4, **IMAGE)
 MIXES = ((1.0, 0.0, 0.0), (0.2, 0.3, 0.5), (0.0, 0.0, 1.0))
 
 
@@ -66,3 +67,24 @@ def test_shares_of_another_number_of_granularities_are_refused():
         Rates(shares=[(0.5, 0.5)]).at(0, GRANULAR)
     with pytest.raises(ValueError, match="shares are 0 for this codec, got 3"):
         Rates(shares=MIXES).at(0, PLAIN)
+
+
+@pytest.mark.parametrize("given", [(), (1.25, 3.0), (2.0,)])
+def test_qualities_are_drawn_evenly_of_those_given_or_of_all_whole_ones(given):
+    drawn = [Rates(qualities=given).at(step, RUNGS).quality for step in range(900)]
+    expected = given or (1.0, 2.0, 3.0)
+    assert {each: drawn.count(each) / 900 for each in set(drawn)} == pytest.approx(
+        dict.fromkeys(expected, 1 / len(expected)), abs=0.06
+    )
+    assert all(type(quality) is float for quality in drawn)
+    assert drawn == [Rates(qualities=list(given)).at(step, RUNGS).quality for step in range(900)]
+    assert len(given) == 1 or drawn != [Rates(qualities=given, seed=1).at(step, RUNGS).quality for step in range(900)]
+
+
+def test_a_codec_without_qualities_draws_none_and_qualities_it_has_not_are_refused():
+    assert Rates().at(0, PLAIN).quality is None
+    with pytest.raises(ValueError, match="plain has no qualities, got quality=2.0"):
+        Rates(qualities=(2.0,)).at(0, PLAIN)
+    for quality in (4.0, 0.75, 1.1):
+        with pytest.raises(ValueError, match=rf"qualities 1 to 3 in steps of 1/4, got {quality}"):
+            Rates(qualities=(quality,)).at(0, RUNGS)

@@ -11,14 +11,16 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from sigtok.codecs.audio.models import query_speech
-from sigtok.codecs.image.models import query_image
+from sigtok.codecs.files import compress, decompress
+from sigtok.codecs.image.models import query_image, walloc_image
 from sigtok.codecs.pretrained import load
-from sigtok.codecs.spec import CodecSpec
+from sigtok.codecs.spec import CodecSpec, Rate
 from sigtok.train import release as releasing
 from sigtok.train.cli import main
 from sigtok.train.data.synthetic import Shapes, Tones
 from sigtok.train.losses.spectral import MultiScaleMel
 from sigtok.train.losses.waveform import L1
+from sigtok.train.objectives.rate_distortion import RateDistortion
 from sigtok.train.rates import Draw, Rates
 from sigtok.train.schedule import learning_rate_at
 from sigtok.train.task import CodecTask, whole_windows
@@ -314,3 +316,67 @@ def test_a_release_names_no_file_that_its_training_read():
     prior = {"name": "prior", "sizes": [8], "widths": [3], "dim": 4}
     arguments = {"quantizer": {"name": "residual", "stages": [prior | {"artefacts": ["/home/me/a.safetensors"]}]}}
     assert releasing.without_artefacts(arguments) == {"quantizer": {"name": "residual", "stages": [prior]}}
+
+
+# -- rate-distortion codecs ------------------------------------------------------------------------------
+
+PICTURE = {"levels": 1, "low": 2, "width": 8, "depth": 1, "qualities": 2, "quality_steps": 4, "states": 4, "hidden": 4}
+
+
+@pytest.fixture
+def pictures():
+    """One batch, to be seen again and again."""
+    return next(iter(Shapes(crop=32, batch_size=2).train_dataloader()))
+
+
+def rate_distortion(**settings):
+    defaults = {"learning_rate": 1e-2, "rates": Rates(qualities=(1.0, 2.0)), "gradient_clip": 10.0}
+    objectives = {"rate_distortion": RateDistortion(25.0, 3000.0)}
+    codec = walloc_image(**PICTURE)
+    return CodecTask(codec, {}, {"rate_distortion": 1.0}, objectives=objectives, **(defaults | settings))
+
+
+def learnt(model, batch, folder, steps):
+    """Losses of every step on the batch."""
+    run = trainer(folder, steps, logger=CSVLogger(folder, version=0))
+    run.fit(model, DataLoader([batch] * steps, batch_size=None))
+    rows = [line.split(",") for line in (folder / "lightning_logs/version_0/metrics.csv").read_text().split()]
+    place = rows[0].index("train/total")
+    return [float(row[place]) for row in rows[1:] if row[place]], run
+
+
+def test_bits_and_error_fall_on_a_batch_seen_again_and_again(tmp_path, pictures):
+    losses, _ = learnt(rate_distortion(rates=Rates(qualities=(2.0,))), pictures, tmp_path, 25)
+    assert len(losses) == 25 and np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_a_trained_density_is_frozen_at_release_and_thaws_to_train_on(tmp_path, pictures):
+    model = rate_distortion()
+    _, run = learnt(model, pictures, tmp_path, 6)
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    assert not model.codec.entropy.frozen
+    values = {"model": {"codec": {"class_path": "sigtok.codecs.image.models.walloc_image", "init_args": PICTURE}}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    out = tmp_path / "released"
+    releasing.release(str(tmp_path / "run.yaml"), str(tmp_path / "last.ckpt"), str(out))
+    released = load(out)
+    assert released.entropy.frozen and not any(part.training for part in released.modules())
+    picture, other = pictures[:1, :, :13, :15], load(out)
+    for quality in (1.25, 2.0):
+        data = compress(released, picture, Rate(quality=quality))
+        back = decompress(other, data)
+        expected = released.decode(released.encode(picture, Rate(quality=quality)))
+        assert torch.equal(back, expected)
+    before = {name: value.clone() for name, value in released.state_dict().items()}
+    again = rate_distortion(init_from=str(out), rates=Rates(qualities=(2.0,)))
+    losses, _ = learnt(again, pictures, tmp_path / "again", 2)
+    assert len(losses) == 2 and not again.codec.entropy.frozen
+    weights = dict(again.codec.entropy.named_parameters())
+    assert any(not torch.equal(value, before[f"entropy.{name}"]) for name, value in weights.items())
+
+
+def test_a_frozen_density_is_left_frozen_by_all_but_training(tmp_path, pictures):
+    model = rate_distortion()
+    model.codec.entropy.freeze()
+    trainer(tmp_path, 1).test(model, DataLoader(list(pictures[:, None]), batch_size=None), verbose=False)
+    assert model.codec.entropy.frozen

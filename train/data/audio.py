@@ -1,4 +1,4 @@
-"""Sound files as random crops: ``AudioFiles``, mono batches ``[B, 1, T]`` in [-1, 1]."""
+"""Sound files as random crops: ``AudioFiles``, batches ``[B, C, T]`` in [-1, 1], mono or stereo."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,40 +20,39 @@ Clip = np.ndarray | Entry  # int16 samples in memory, or a file to read from
 
 
 class Reader:
-    """Reads files, whole or in part, as mono float32 at one rate."""
+    """Reads files, whole or in part, as float32 ``[C, T]`` at one rate."""
 
-    def __init__(self, sample_rate: int, downmix: bool):
-        self.sample_rate, self.downmix = sample_rate, downmix
+    def __init__(self, sample_rate: int, downmix: bool, channels: int = 1):
+        self.sample_rate, self.downmix, self.channels = sample_rate, downmix, channels
 
     def whole(self, file: Entry) -> np.ndarray:
-        """All samples ``[T]``."""
-        return read_audio(file.path, self.sample_rate, 1, downmix=self.downmix)[0][0]
+        """All samples."""
+        return read_audio(file.path, self.sample_rate, self.channels, downmix=self.downmix)[0]
 
     def pcm(self, file: Entry) -> np.ndarray:
-        """All samples ``[T]`` as int16."""
+        """All samples as int16."""
         return np.clip(np.rint(self.whole(file) * 32_768), -32_768, 32_767).astype(np.int16)
 
     def length(self, clip: Clip) -> int:
         """Samples at the reader's rate; of a file, from its header."""
         if isinstance(clip, np.ndarray):
-            return len(clip)
+            return clip.shape[-1]
         info = audio_info(clip.path)
         return info.frames * self.sample_rate // info.sample_rate
 
     def tensor(self, file: Entry) -> Tensor:
-        """All samples ``[1, T]``."""
-        return torch.from_numpy(self.whole(file))[None]
+        """All samples ``[C, T]``."""
+        return torch.from_numpy(self.whole(file))
 
     def part(self, clip: Clip, start: int, count: int) -> np.ndarray:
         """``count`` samples from ``start`` on, or as many as there are."""
         if isinstance(clip, np.ndarray):
-            return clip[start : start + count].astype(np.float32) / 32_768
+            return clip[..., start : start + count].astype(np.float32) / 32_768
         info = audio_info(clip.path)
         first = start * info.sample_rate // self.sample_rate
         frames = min(-(-count * info.sample_rate // self.sample_rate), info.frames - first)
-        return read_audio(clip.path, self.sample_rate, 1, start=first, frames=frames, downmix=self.downmix)[0][0][
-            :count
-        ]
+        read = read_audio(clip.path, self.sample_rate, self.channels, start=first, frames=frames, downmix=self.downmix)
+        return read[0][:, :count]
 
 
 class AudioCrops:
@@ -85,7 +84,7 @@ class AudioCrops:
         )
 
     def draw(self, generator: np.random.Generator) -> Tensor:
-        """One crop ``[1, T]``; silent only if ten draws were."""
+        """One crop ``[C, T]``; silent only if ten draws were."""
         found = None
         for _ in range(TRIES):
             signal = self.candidate(generator)
@@ -117,7 +116,7 @@ class AudioCrops:
 
 
 class CentreCrops(Dataset):
-    """The middle of every clip, ``[1, T]``."""
+    """The middle of every clip, ``[C, T]``."""
 
     def __init__(self, clips: Sequence[Clip], reader: Reader, crop: int):
         self.clips, self.reader, self.crop = clips, reader, crop
@@ -132,7 +131,7 @@ class CentreCrops(Dataset):
 
 
 class AudioFiles(CropModule):
-    """Mono crops ``[B, 1, T]`` of a folder or a manifest of sound files (WAV, FLAC, Ogg, MP3).
+    """Crops ``[B, C, T]`` of a folder or a manifest of sound files (WAV, FLAC, Ogg, MP3).
 
     Args:
         root: Folder searched through; with a manifest, what its names are relative to.
@@ -146,6 +145,7 @@ class AudioFiles(CropModule):
             crop by crop, which rings a little at their ends.
         seconds: Length of a crop.
         downmix: Average stereo to mono; without it stereo files are errors.
+        channels: C, 1 or 2; of stereo, files of one channel are errors.
         gain_db: Random gain between these, limited to full scale; None for none.
         cache: Decode every file once into memory, as int16: 2 bytes a sample, shared with forked workers.
         on_error: ``"raise"`` stops at an unreadable file, ``"skip"`` warns and goes on without it
@@ -168,6 +168,7 @@ class AudioFiles(CropModule):
         sample_rate: int = 24_000,
         seconds: float = 2.0,
         downmix: bool = False,
+        channels: int = 1,
         gain_db: list[float] | None = None,
         cache: bool = False,
         on_error: OnError = "raise",
@@ -178,7 +179,7 @@ class AudioFiles(CropModule):
     ):
         super().__init__(batch_size, steps_per_epoch, num_workers, seed)
         self.files = Selection(root, manifest, AUDIO_SUFFIXES, where, exclude, val_fraction)
-        self.reader = Reader(sample_rate, downmix)
+        self.reader = Reader(sample_rate, downmix, channels)
         self.crop = round(seconds * sample_rate)
         self.val_items, self.predict_split = val_items, predict_split
         self.gain_db, self.cache, self.on_error = gain_db, cache, on_error
@@ -197,7 +198,7 @@ class AudioFiles(CropModule):
         return CentreCrops(clips, self.reader, self.crop)
 
     def predict_set(self) -> WholeFiles:
-        """Whole files, ``[1, T]``."""
+        """Whole files, ``[C, T]``."""
         files = self.files.of(self.predict_split)
         return WholeFiles(files, self.reader.tensor)
 
@@ -206,7 +207,7 @@ class AudioFiles(CropModule):
         pairs: list[tuple[Clip, int]]
         if self.cache:
             decoded = read_all(self.reader.pcm, files, self.on_error, self.num_workers, "decoding sound")
-            pairs = [(pcm, len(pcm)) for _, pcm in decoded]
+            pairs = [(pcm, pcm.shape[-1]) for _, pcm in decoded]
         else:
             headers = read_all(self.reader.length, files, self.on_error, self.num_workers, "reading headers")
             pairs = [(file, length) for file, length in headers]
@@ -214,5 +215,6 @@ class AudioFiles(CropModule):
 
 
 def padded(signal: np.ndarray, count: int) -> Tensor:
-    """``[T]`` as float tensor ``[1, count]``, zeros at the end."""
-    return torch.from_numpy(np.pad(signal.astype(np.float32), (0, count - len(signal))))[None]
+    """``[C, T]``, or ``[T]`` of one channel, as float tensor ``[C, count]``, zeros at the end."""
+    signal = np.atleast_2d(signal.astype(np.float32))
+    return torch.from_numpy(np.pad(signal, ((0, 0), (0, count - signal.shape[1]))))

@@ -1,0 +1,79 @@
+"""Megapixels per second of `photo`, beside the hyperprior of compressai, where it is installed.
+
+``python -m tests.benchmarks.rate_distortion [PICTURE...]``: one thread, signal to bytes and back, the best of three
+runs; entropy coding and the files' own checks included on both sides. Weights do not change the work of compressai's
+networks, and are random here: nothing is fetched. It holds NumPy below 2, so give it an environment of its own:
+``make peers``.
+"""
+
+import sys
+import time
+
+import torch
+
+from sigtok.codecs.files import compress, decompress
+from sigtok.codecs.media import read_image
+from sigtok.codecs.pretrained import load
+from sigtok.codecs.spec import Rate
+
+RUNS = 3
+QUALITIES = (1.0, 3.0, 6.0)
+
+
+def best(work):
+    """Seconds of the fastest of a few calls, and what it gave."""
+    seconds = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        found = work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), found
+
+
+def pictures(paths):
+    """float32 ``[1, 3, H, W]`` each, whole multiples of 64 pixels, as compressai's networks need."""
+    for path in paths:
+        signal = torch.as_tensor(read_image(path))[None]
+        height, width = (size // 64 * 64 for size in signal.shape[2:])
+        yield signal[..., :height, :width]
+
+
+def report(name, megapixels, encode, decode, size):
+    print(
+        f"| {name} | {megapixels / encode:.3g} | {megapixels / decode:.3g} | {size * 8 / megapixels / 1e6:.3g} |",
+        flush=True,
+    )
+
+
+def main(paths):
+    torch.set_num_threads(1)
+    signals = list(pictures(paths or ["demo/input/photo.png"]))
+    megapixels = sum(signal[0, 0].numel() for signal in signals) / 1e6
+    print(f"{len(signals)} pictures, {megapixels:.3g} megapixels\n")
+    print("| codec | encode MP/s | decode MP/s | bpp |\n|---|---|---|---|")
+    codec = load("photo")
+    fastest = []
+    for quality in QUALITIES:
+        encode, files = best(lambda q=quality: [compress(codec, signal, Rate(quality=q)) for signal in signals])
+        decode, _ = best(lambda f=files: [decompress(codec, file) for file in f])
+        report(f"photo, quality {quality:g}", megapixels, encode, decode, sum(map(len, files)))
+        fastest.append(encode)
+    try:
+        from compressai.zoo import bmshj2018_hyperprior
+    except ImportError:
+        print("\ncompressai is not installed: run this in the environment of `make peers`")
+        return
+    for quality in (3, 6):
+        torch.manual_seed(0)
+        model = bmshj2018_hyperprior(quality, pretrained=False).eval()
+        model.update()
+        with torch.no_grad():
+            encode, files = best(lambda m=model: [m.compress((signal + 1) / 2) for signal in signals])
+            decode, _ = best(lambda m=model, f=files: [m.decompress(file["strings"], file["shape"]) for file in f])
+        size = sum(len(part) for file in files for strings in file["strings"] for part in strings)
+        report(f"compressai hyperprior {quality}, random weights", megapixels, encode, decode, size)
+        print(f"\nphoto encodes {encode / max(fastest):.3g} times as fast at its slowest\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
