@@ -257,7 +257,7 @@ def _encodings(codec: Codec, signal: Tensor, rate: Rate | None) -> tuple[int, Ca
 def _sizes(codec: Codec) -> Callable[[Tokens], int]:
     """Bytes of the file of one signal's tokens, by one coder for all of them."""
     coder = own_coder(codec)
-    return lambda tokens: len(tokens_to_bytes(tokens, ANY, coder))
+    return lambda tokens: len(tokens_to_bytes(tokens, ANY, coder, verify=False))
 
 
 def _bits(spec: CodecSpec, rate: Rate) -> float:

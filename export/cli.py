@@ -70,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
     _add_output(encode, "OUT.sgt")
     text = "fixed: as fast as can be (default); adaptive: smaller and slower; not used by models with their own tables"
     encode.add_argument("--coding", choices=("fixed", "adaptive"), default="fixed", help=text)
+    text = "do not read every file back before it is written: faster where entropy coding counts"
+    encode.add_argument("--no-verify", dest="verify", action="store_false", help=text)
     _add_rate(encode, _count)
     point = encode.add_mutually_exclusive_group()
     _add_quality(point, _amount)

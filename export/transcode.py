@@ -67,10 +67,11 @@ def encode(args: Namespace) -> int:
     def work(item: Item, path: str) -> None:
         signal = reader.read(path)[None]
         if wanted is None:
-            data = compress(codec, signal, rate, coding=args.coding)
+            data = compress(codec, signal, rate, coding=args.coding, verify=args.verify)
         else:
             chosen, line = wanted.choose(codec, signal, rate)
-            data = tokens_to_bytes(chosen, codec.stream_id or stream_id(codec), own_coder(codec))
+            identity = codec.stream_id or stream_id(codec)
+            data = tokens_to_bytes(chosen, identity, own_coder(codec), verify=args.verify)
             say(f"{item.path}: {line}")
         with outputs.place(item, SGT) as target:
             write_file(target, data)

@@ -26,6 +26,7 @@ from sigtok.codecs.layers.conv2d import ConvNeXtBlock
 from sigtok.codecs.layers.ladder import Gains, Steps, moved, shrunk
 from sigtok.codecs.spec import Extent, Rate
 from sigtok.codecs.transforms.colour import YCbCr
+from sigtok.codecs.transforms.lifting import packet2d
 from sigtok.codecs.transforms.precision import no_autocast
 from sigtok.codecs.transforms.pyramid import Pyramid2d, kinds
 from sigtok.codecs.transforms.wavelet import WaveletPacket2d
@@ -70,6 +71,10 @@ class Bands(nn.Module):
     def split(self, signal: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F Y X"]:
         """Bands, the low ones not yet split on."""
         return self.packet(self.colour(signal))[:, self.order]
+
+    def split_in_place(self, signal: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F Y X"]:
+        """What `split` gives, faster and without gradients."""
+        return packet2d(self.colour(signal), self.packet.levels)[:, self.order]
 
     def join(self, bands: Float[Tensor, "B F Y X"]) -> Float[Tensor, "B C H W"]:
         """Pixels of such bands."""
@@ -134,7 +139,7 @@ class WallocEncoder(nn.Module):
     def forward(self, signal: Float[Tensor, "B C H W"], rate: Rate) -> Float[Tensor, "B N D"]:
         """Values of whole positions, not yet rounded."""
         with no_autocast(signal):
-            high, low = self._mapped(signal, self.linear)
+            high, low = self._mapped(self.bands.split(signal), self.linear)
             low, laws = self.bands.pyramid(low), [law.to(low) for law in self.gains.at(rate.quality)]
             gain, dead = (of_high(law, self.bands) for law in laws)
             low_gain, low_dead = (of_low(law, self.bands, tuple(low.shape[2:])) for law in laws)
@@ -147,7 +152,7 @@ class WallocEncoder(nn.Module):
         gain, dead = (of_high(law, self.bands) for law in laws)
 
         def read(tile: Tensor) -> Tensor:
-            high, low = self._mapped(tile.double(), linear)
+            high, low = self._mapped(self.bands.split_in_place(tile.double()), linear)
             return torch.cat((shrunk(high * gain, dead), low), 1)
 
         values = self.tiling.apply(read, signal, reads=self.bands.hop)
@@ -156,9 +161,8 @@ class WallocEncoder(nn.Module):
         low.copy_(shrunk(self.bands.pyramid(low) * low_gain, low_dead))
         return to_windows(values.round_().float(), rate)
 
-    def _mapped(self, signal: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+    def _mapped(self, split: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
         """High bands behind the linear map, and low ones."""
-        split = self.bands.split(signal)
         high, low = split[:, : self.bands.high], split[:, self.bands.high :]
         return (linear @ high.flatten(2)).unflatten(2, high.shape[2:]), low
 

@@ -12,6 +12,7 @@ import torch
 
 from sigtok.codecs.transforms.blocks import LappedBlocks
 from sigtok.codecs.transforms.colour import YCbCr
+from sigtok.codecs.transforms.lifting import packet2d
 from sigtok.codecs.transforms.mdct import MDCT, WINDOWS
 from sigtok.codecs.transforms.patches import Frames, Patches
 from sigtok.codecs.transforms.pyramid import Pyramid2d, kinds
@@ -435,3 +436,13 @@ def test_one_graph_serves_every_batch_and_extent(name, monkeypatch):
         coefficients, back = session.run(None, {session.get_inputs()[0].name: signal.numpy()})
         np.testing.assert_allclose(coefficients, module.transform(signal).numpy(), rtol=0, atol=1e-5)
         np.testing.assert_allclose(back, signal.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("blocks", [(1, 1), (1, 2), (3, 1), (5, 4)])
+def test_the_packet_in_place_is_the_packet_to_the_last_bit(levels, blocks):
+    height, width = (2**levels * count for count in blocks)
+    image = torch.rand(2, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(levels))
+    before = image.clone()
+    assert torch.equal(packet2d(image, levels), WaveletPacket2d(levels)(image))
+    assert torch.equal(image, before)

@@ -6,8 +6,10 @@
 
 A mutant has bits flipped, bytes cut out, repeated or taken from another file, or lies in a field. It is to be refused
 with a `BitstreamError`, or, by what a reader may ignore, read as the codes that were written; behind repaired checksums
-also as other codes, all in their codebooks. Nothing else may come of it, nor a second, nor more memory than twice what
-`Limits` allow and 64 MiB. "Repaired" is without checksums on both sides: as if an attacker had made them right.
+also as other codes, all in their codebooks. Nothing else may come of it, nor a second of the processor, nor more memory
+than twice what `Limits` allow and 64 MiB. "Repaired" is without checksums on both sides: as if an attacker had made
+them right.
+
 Damages are flips, bursts, cuts and splices that are never read as other codes. The first failure is printed in
 hexadecimal digits and ends the run, with code 1.
 """
@@ -194,13 +196,13 @@ def run(
         for _ in range(count):
             seed = dice.choice(files)
             data = make(seed, files, dice)
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 found = outcome(seed, data)
                 elsewhere(seed, data, dice)
             except Exception as error:
                 raise Failed(f"{seed.name}: {type(error).__name__}: {error}: {data.hex()}") from error
-            taken = time.perf_counter() - start
+            taken = time.process_time() - start
             if taken > SECOND:
                 raise Failed(f"{seed.name}: {taken:.2f} s: {data.hex()}")
             if found == "different" and not repaired:
