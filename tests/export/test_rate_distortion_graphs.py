@@ -31,7 +31,8 @@ from sigtok.export.parity import measure
 from sigtok.export.runtime import DECODER, ENCODER, RECORD, TABLES, OnnxCodec
 
 LADDER = dict(width=16, depth=1, qualities=3, quality_steps=4, hidden=4)
-PICTURE, SOUND = dict(levels=1, low=2, states=4, **LADDER), dict(bins=32, **LADDER)
+PICTURE = dict(levels=1, low=2, states=4, last=1e7, **LADDER)  # steps so fine that a constant in float32 shows
+SOUND = dict(bins=32, last=1e9, **LADDER)
 CODECS = {
     "neighbours": lambda: walloc_image(**PICTURE, density="neighbours"),
     "factorised": lambda: walloc_image(**PICTURE, density="factorised"),
