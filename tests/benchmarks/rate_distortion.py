@@ -11,7 +11,9 @@ import time
 
 import torch
 
+from sigtok.codecs.control import ANY
 from sigtok.codecs.files import own_coder, tokens_from_bytes, tokens_to_bytes
+from sigtok.codecs.image.models import walloc_image
 from sigtok.codecs.media import read_image
 from sigtok.codecs.pretrained import load
 from sigtok.codecs.spec import Rate
@@ -45,6 +47,39 @@ def report(name, megapixels, encode, decode, size):
     )
 
 
+def static_bits(streams):
+    """Bits of codes under one table for each channel that was fitted to them."""
+    total = 0.0
+    for codes in streams:
+        counts = codes.unique(return_counts=True)[1].double()
+        total -= float((counts * (counts / counts.sum()).log2()).sum())
+    return total
+
+
+def files_at(codec, coder, signals, quality, verify):
+    """Encoding, and its bytes."""
+    encoded = (codec.encode(signal, Rate(quality=quality)) for signal in signals)
+    return [tokens_to_bytes(tokens, ANY, coder, verify=verify) for tokens in encoded]
+
+
+def measure_static(signals, megapixels):
+    """The shape of `photo` with a table for each channel in place of neighbours: its speed, untrained."""
+    codec = walloc_image(density="factorised").eval()
+    codec.entropy.freeze()
+    coder = own_coder(codec)
+    encode, _ = best(lambda: files_at(codec, coder, signals, 3.0, False))
+    print(f"\nwith static tables, untrained, files not read back: {megapixels / encode:.3g} MP/s\n")
+
+
+def measure_neighbours(codec, coder, signals):
+    """What neighbours save: bytes of static tables, fitted to these pictures, over those of `photo`."""
+    for quality in QUALITIES:
+        tokens = [codec.encode(signal, Rate(quality=quality)) for signal in signals]
+        ours = sum(len(tokens_to_bytes(each, ANY, coder, verify=False)) for each in tokens)
+        streams = [torch.cat([each.streams[place][0] for each in tokens]) for place in range(codec.spec.num_codebooks)]
+        print(f"quality {quality:g}: static tables take {100 * (static_bits(streams) / 8 / ours - 1):.1f} % more bytes")
+
+
 def main(paths):
     torch.set_num_threads(1)
     signals = list(pictures(paths or ["demo/input/photo.png"]))
@@ -52,22 +87,20 @@ def main(paths):
     print(f"{len(signals)} pictures, {megapixels:.3g} megapixels\n")
     print("| codec | encode MP/s | decode MP/s | bpp |\n|---|---|---|---|")
     codec = load("photo")
-    coder, identity, fastest = own_coder(codec), codec.stream_id, []
-
-    def files_of(quality, verify):
-        encoded = (codec.encode(signal, Rate(quality=quality)) for signal in signals)
-        return [tokens_to_bytes(tokens, identity, coder, verify=verify) for tokens in encoded]
+    coder, fastest = own_coder(codec), []
 
     def signals_of(files):
-        return [codec.decode(tokens_from_bytes(file, codec.spec, identity, coder=coder)) for file in files]
+        return [codec.decode(tokens_from_bytes(file, codec.spec, ANY, coder=coder)) for file in files]
 
     for quality in QUALITIES:
         for verify in (True, False):
-            encode, files = best(lambda q=quality, v=verify: files_of(q, v))
+            encode, files = best(lambda q=quality, v=verify: files_at(codec, coder, signals, q, v))
             decode, _ = best(lambda f=files: signals_of(f))
             what = "" if verify else ", files not read back"
             report(f"photo, quality {quality:g}{what}", megapixels, encode, decode, sum(map(len, files)))
         fastest.append(encode)
+    measure_static(signals, megapixels)
+    measure_neighbours(codec, coder, signals)
     try:
         from compressai.zoo import bmshj2018_hyperprior
     except ImportError:

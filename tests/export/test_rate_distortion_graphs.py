@@ -162,6 +162,14 @@ def test_one_folder_gives_the_codes_of_all_qualities(codec, opened):
     assert len(np.unique(codes.codes)) > 20  # of the last one: there is something to code
 
 
+def test_not_one_code_of_many_is_another(codec, opened):
+    """With constants in float32, one in some thousands would be."""
+    extent = (300, 300) if codec.spec.modality == "image" else (60_000,)
+    signal = noise(codec.spec, extent)
+    codes, tokens = opened.encode(signal), codec.encode(torch.from_numpy(signal))
+    np.testing.assert_array_equal(codes.codes, tokens.codes.numpy())
+
+
 def test_files_are_the_bytes_of_the_codec_at_all_qualities(codec, opened):
     for signal, rate in signals(codec):
         data = opened.compress(signal, rate)
