@@ -83,8 +83,9 @@ def tokens_to_bytes(
         tokens: A batch of 1, without absent codes but where another granularity speaks.
         stream_id: The 16 bytes of `pretrained.stream_id`: the model that can decode them.
         coder: The `EntropyCoder` of the model, if it has one: its tables make the file, and read it.
-        coding: "fixed": every code at its width, or of several granularities what they have. "adaptive": by contexts
-            that are learned on the way, which needs no model; smaller, and slower. Not used where there is a coder.
+        coding: "fixed": by the coder if there is one, otherwise every code at its width, or of several granularities
+            what they have. "adaptive": by contexts that are learned on the way, which need no model; smaller than fixed
+            width, and slower.
         verify: Read the file back and compare, before it is returned.
 
     Raises:

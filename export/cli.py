@@ -68,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
     encode.add_argument("inputs", nargs="+", metavar="IN", help="files, folders, or - for standard input")
     _add_model(encode, required=True)
     _add_output(encode, "OUT.sgt")
-    text = "fixed: as fast as can be (default); adaptive: smaller and slower; not used by models with their own tables"
+    text = (
+        "fixed: as fast as can be, or the model's own tables (default); adaptive: smaller than fixed width, and slower"
+    )
     encode.add_argument("--coding", choices=("fixed", "adaptive"), default="fixed", help=text)
     text = "do not read every file back before it is written: faster where entropy coding counts"
     encode.add_argument("--no-verify", dest="verify", action="store_false", help=text)
@@ -86,7 +88,8 @@ def parser() -> argparse.ArgumentParser:
         decode.add_argument(option, dest=name, type=_second, metavar="S", help=f"seconds of a sound; default: {text}")
     decode.add_argument("--salvage", action="store_true", help="of a damaged file, what is left of it")
 
-    verify = commands.add_parser("verify", help="whether .sgt files are whole: one line each, exit code 65 if not")
+    text = "whether .sgt files are whole: one line each, exit code 65 if not, 2 if a packet's model is not known"
+    verify = commands.add_parser("verify", help=text)
     verify.add_argument("inputs", nargs="+", metavar="FILE.sgt", help="files, folders, or - for standard input")
     _add_model(verify, required=False)
 

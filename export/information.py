@@ -99,8 +99,10 @@ def _streaming(name: str, spec: CodecSpec) -> dict[str, Any] | str:
 def operating_points(spec: CodecSpec) -> list[Rate]:
     """One thing at a time: numbers of codebooks, of queries in halves, and windows; all else as it is by default.
 
-    Of several granularities, each alone and then the windows.
+    Of several granularities, each alone and then the windows; of a rate-distortion codec, its whole qualities.
     """
+    if spec.qualities:
+        return [spec.resolve(Rate(quality=quality)) for quality in range(1, spec.qualities + 1)]
     if spec.granular:
         alone = [
             tuple(float(book == other) for other in range(spec.num_codebooks)) for book in range(spec.num_codebooks)
@@ -115,6 +117,8 @@ def operating_points(spec: CodecSpec) -> list[Rate]:
 
 
 def _rate(spec: CodecSpec, rate: Rate) -> dict[str, Any]:
+    if spec.qualities:  # whole numbers whose bits depend on the signal
+        return {"quality": rate.quality, "codebooks": rate.codebooks}
     window = "x".join(map(str, rate.window or ()))
     values: dict[str, Any] = {"window": window, "codebooks": rate.codebooks, "queries": rate.queries}
     if spec.granular:

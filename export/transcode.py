@@ -81,6 +81,8 @@ def encode(args: Namespace) -> int:
 
 def decode(args: Namespace) -> int:
     """Every ``.sgt`` file to a sound, a picture or features, by the model that wrote it."""
+    if args.salvage and (args.start, args.stop) != (None, None):
+        raise Failure(USAGE, "--salvage decodes all that is left of a file, got --from or --to as well; leave one out")
     inputs = gather(args.inputs, SGT)
     outputs = Outputs(args.output, inputs, [suffix for kind in WRITTEN.values() for suffix in kind])
     models = Models(args.model, args.device)

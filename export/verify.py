@@ -31,7 +31,8 @@ def verify(args: Namespace) -> int:
 def _line(verifier: Verifier, item: Item) -> tuple[int, str]:
     try:
         with on_disk(item.path) as path:
-            return GOOD, f"OK: {item.path}: {verifier.verify(path)}"
+            seen, words = verifier.verify(path)
+            return (GOOD, f"OK: {item.path}: {words}") if seen else (USAGE, f"NOT SEEN: {item.path}: {words}")
     except Exception as error:
         code, line = explain(error, item.path)
         return code if code in WORSE else DATA, f"BAD: {line}"
@@ -50,8 +51,8 @@ class Verifier:
         if name is not None:
             record_of(name)
 
-    def verify(self, path: str) -> str:
-        """What is right about a file, in words.
+    def verify(self, path: str) -> tuple[bool, str]:
+        """Whether every bit of a file was checked, and what is right about it, in words.
 
         Raises:
             ValueError: If a bit of it is damaged or missing, or another model wrote it.
@@ -64,14 +65,16 @@ class Verifier:
         coder = own_coder(self._open(name)) if header.coding == OWN_TABLES else None
         spec, identity = CodecSpec.from_dict(record["spec"]), bytes.fromhex(record["stream_id"])
         codes = sum(int((book >= 0).sum()) for book in read(data, spec, identity, coder=coder).codes)
-        return f"{len(data)} bytes, {codes} codes of {name}"
+        return True, f"{len(data)} bytes, {codes} codes of {name}"
 
-    def _alone(self, data: bytes, header: Header) -> str:
-        """What shows without a model."""
+    def _alone(self, data: bytes, header: Header) -> tuple[bool, str]:
+        """What shows without a model: of a packet its header, of a container every bit."""
         if check(data):
-            return f"{len(data)} bytes, all codes; of model {header.stream_id.hex()}, which was not compared"
-        seen = "only its header was read" if header.profile == "packet" else "its codes were not decoded"
-        return f"{len(data)} bytes, {seen}; of model {header.stream_id.hex()}, name it with -m to check the rest"
+            return True, f"{len(data)} bytes, all codes; of model {header.stream_id.hex()}, which was not compared"
+        packet = header.profile == "packet"
+        seen = "only its header was read" if packet else "its codes were not decoded"
+        words = f"{len(data)} bytes, {seen}; of model {header.stream_id.hex()}, name it with -m to check the rest"
+        return not packet, words
 
     def _open(self, name: str) -> Codec:
         if name not in self.loaded:

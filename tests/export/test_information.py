@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from sigtok.codecs.bitstream import Header, Stream, write
+from sigtok.codecs.image.models import walloc_image
+from sigtok.codecs.pretrained import bundled
 from sigtok.codecs.spec import CodecSpec
 from sigtok.export.information import _rate, info, operating_points
 
@@ -54,3 +56,13 @@ def test_a_rate_counts_what_is_said(point, tokens, bits):
     values = _rate(SPEC, operating_points(SPEC)[point])
     assert values["tokens_per_window"] == tokens
     assert values["nominal_bits_per_pixel"] == pytest.approx(bits / 256, rel=0.1)
+
+
+def test_a_rate_distortion_codec_has_its_whole_qualities(capsys):
+    spec = walloc_image(levels=1, low=0, width=4, depth=1, qualities=3, quality_steps=2, states=1, hidden=1).spec
+    points = operating_points(spec)
+    assert [rate.quality for rate in points] == [1, 2, 3]
+    assert [_rate(spec, rate) for rate in points] == [{"quality": q, "codebooks": 12} for q in (1, 2, 3)]
+    assert info(Namespace(subject=None, model=None, json=False)) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in bundled())
