@@ -20,7 +20,7 @@ from .spectral import BAND, CHANNELS, SpectralCoder, SpectralHead, classes
 from .static import StaticCoder, StaticLaws
 from .tables import Tables, joined
 
-Integers = Mapping[str, NDArray[np.int32] | NDArray[np.int64]]
+Integers = Mapping[str, np.ndarray]  # int32 or int64, which is checked
 Settings = Mapping[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 
