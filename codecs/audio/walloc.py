@@ -6,9 +6,9 @@
     whole numbers -gains, linear-> bins -blocks + identity-> bins -inverse, left and right-> sound (decoder)
 
 WaLLoC's asymmetry (Jacobellis and Yadwadkar, 2024, arXiv 2412.09405), trained for the squared error alone. Its wavelet
-packet is one of two spectra; lapped blocks (MDCT) separate frequencies better and take a sixth fewer bits on music. The
-codec starts as a transform codec: the linear maps as identity, the network as zero. Whole numbers come from float64, as
-in `sigtok.codecs.image.walloc`.
+packet is one of two spectra; lapped blocks (MDCT) separate frequencies better, which music needs. The codec starts as a
+transform codec: the linear maps as identity, the network as zero. Whole numbers come from float64, as in
+`sigtok.codecs.image.walloc`.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 
 WaLLoC's asymmetry (Jacobellis and Yadwadkar, 2024, arXiv 2412.09405): the encoder is linear and cheap, the decoder a
 network at 1/8 of the resolution, and both are trained for the squared error. Here the low band of the packet is split
-on as a pyramid in its place, without which it would take half of all bits, and the codec starts as a transform codec:
-the linear maps as identity, the blocks as zero.
+on as a pyramid in its place, and the codec starts as a transform codec: the linear maps as identity, the blocks as
+zero.
 
 Whole numbers come from float64: rounding then depends on no order of sums, so that threads, machines and other runtimes
 find the same ones (but for a chance of about 1e-10 a picture).
