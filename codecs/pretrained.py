@@ -27,6 +27,7 @@ BUILDERS: dict[str, tuple[str, str]] = {
     "almtokenizer": ("sigtok.codecs.audio.models", "almtokenizer"),
     "frame_speech": ("sigtok.codecs.audio.models", "frame_speech"),
     "query_speech": ("sigtok.codecs.audio.models", "query_speech"),
+    "query_voice": ("sigtok.codecs.audio.models", "query_voice"),
     "elastic_image": ("sigtok.codecs.image.models", "elastic_image"),
     "elastic_speech": ("sigtok.codecs.audio.models", "elastic_speech"),
     "query_image": ("sigtok.codecs.image.models", "query_image"),

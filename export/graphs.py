@@ -85,10 +85,9 @@ class DecodeGraph(nn.Module):
     Arguments as `EncodeGraph`.
     """
 
-    exact = False
-
     def __init__(self, codec: Codec, rate: Rate | None = None) -> None:
         super().__init__()
+        self.exact = bool(getattr(codec.decoder, "exact", False))
         self.codec, self.rate = _dense(codec), codec.spec.resolve(rate)
         self.names = names_of(codec.spec)[1]
 

@@ -12,11 +12,13 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sigtok.codecs.layers.conv1d import CausalBlock
 from sigtok.codecs.transforms.overlap import overlap_add_stream
+from sigtok.codecs.transforms.precision import at_least_float32, no_autocast
 from sigtok.codecs.transforms.stft import analysis_basis, synthesis_basis
+
+from .spectra import half_basis, half_spectrum, mirrored_waves
 
 FLOOR = 1e-5  # magnitudes below are silence; the full scale of a bin is about 1
 
@@ -42,7 +44,7 @@ class SpectrumFront(nn.Module):
         self.size, self.hop, self.stack = size, hop, stack
         window = torch.hann_window(size)
         basis = analysis_basis(size, window).squeeze(1) * (2 / window.sum())
-        self.register_buffer("basis", _half(basis).transpose(1, 2).contiguous(), persistent=False)
+        self.register_buffer("basis", half_basis(basis).transpose(1, 2).contiguous(), persistent=False)
         self.project = nn.Linear(stack * (size // 2 + 1), dim)
 
     def initial_state(self, batch: int) -> Tensor:
@@ -56,18 +58,12 @@ class SpectrumFront(nn.Module):
         overlap = self.size // self.hop
         count = hops.shape[1] - overlap + 1
         frames = torch.cat([hops[:, start : start + count] for start in range(overlap)], dim=-1)
-        real, imaginary = self.spectrum(frames)
-        power = real.square() + imaginary.square()
-        spectra = ((power + FLOOR**2).log() + 9) / 4  # -3.5 for silence, about 0 for speech, 2 for full scale
+        with no_autocast(frames):
+            real, imaginary = half_spectrum(frames, self.basis)
+            power = real.square() + imaginary.square()
+            spectra = ((power + FLOOR**2).log() + 9) / 4  # -3.5 for silence, about 0 for speech, 2 for full scale
         positions = self.project(rearrange(spectra, "b (n s) f -> b n (s f)", s=self.stack))
         return positions, signal[:, :, signal.shape[-1] - self.size + self.hop :]
-
-    def spectrum(self, frames: Float[Tensor, "B N size"]) -> tuple[Tensor, Tensor]:
-        """Real and imaginary parts ``[B, N, size // 2 + 1]`` of windowed frames, from their even and odd halves."""
-        half, mirrored = self.size // 2 + 1, (self.size - 1) // 2
-        head = frames[..., :half]
-        tail = F.pad(frames[..., half:].flip(-1), (1, half - 1 - mirrored))
-        return (head + tail) @ self.basis[0], (head - tail) @ self.basis[1]
 
 
 class SpectrumBack(nn.Module):
@@ -102,7 +98,7 @@ class SpectrumBack(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02)
         window = torch.hann_window(size)
         basis = synthesis_basis(size, window).squeeze(1) * (window.sum() / 2)
-        self.register_buffer("basis", _half(basis), persistent=False)
+        self.register_buffer("basis", half_basis(basis), persistent=False)
         self.register_buffer("envelope", window.square(), persistent=False)
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:
@@ -119,11 +115,10 @@ class SpectrumBack(nn.Module):
         for block, before in zip(self.blocks, state[:-2], strict=True):
             frames, after = block(frames, before)
             states.append(after)
-        log_magnitude, phase = self.head(self.norm(frames)).chunk(2, dim=-1)
+        log_magnitude, phase = at_least_float32(self.head(self.norm(frames))).chunk(2, dim=-1)
         magnitude = log_magnitude.sub(4).clamp_max(2).exp()
-        even, odd = (magnitude * phase.cos()) @ self.basis[0], (magnitude * phase.sin()) @ self.basis[1]
-        mirrored = (even - odd)[..., 1 : (self.size + 1) // 2].flip(-1)
-        waves = torch.cat((even + odd, mirrored), dim=-1)
+        with no_autocast(frames):
+            waves = mirrored_waves(magnitude * phase.cos(), magnitude * phase.sin(), self.basis, self.size)
         hops = self.size // self.hop
         samples, tail = overlap_add_stream(waves, hops, state[-2])
         weights, weight_tail = overlap_add_stream(self.envelope.expand_as(waves), hops, state[-1])
@@ -132,9 +127,3 @@ class SpectrumBack(nn.Module):
     def flush(self, state: tuple[Tensor, ...]) -> Float[Tensor, "B T"]:
         """The samples that no later frame adds to."""
         return (state[-2] / state[-1].clamp_min(1e-6))[:, : self.delay]
-
-
-def _half(basis: Float[Tensor, "F size"]) -> Float[Tensor, "2 bins half"]:
-    """Cosines and sines up to the middle of a frame: around it cosines are even and sines odd, as is the window."""
-    cosine, sine = basis.chunk(2)
-    return torch.stack((cosine, sine))[..., : basis.shape[1] // 2 + 1].contiguous()

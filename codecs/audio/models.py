@@ -22,6 +22,9 @@ from .frames import FrameDecoder, FrameEncoder
 from .fronts import SpectrumBack, SpectrumFront
 from .query import AudioQueryDecoder, AudioQueryEncoder
 from .semantic import SemanticDecoder, SemanticEncoder
+from .source_back import SourceBack
+from .voice import VoiceCode, VoiceDecoder, VoiceEncoder
+from .voice_front import VoiceFront
 from .walloc import Spectrum, WallocAudioDecoder, WallocAudioEncoder
 
 
@@ -117,6 +120,76 @@ def query_speech(
             back=SpectrumBack(frame_size, frame_hop, stack, dim, decoder_blocks),
             queries=QueryDecoder(WindowTransformer(dim, decoder_depth, heads, past), shapes, queries=1),
             latent_dim=latent_dim,
+        ),
+    )
+
+
+def query_voice(
+    name: str = "query_voice",
+    sample_rate: int = 24_000,
+    frame_hop: int = 320,
+    frame_size: int = 960,
+    stack: int = 3,
+    window: int = 2,
+    context: float = 2.0,
+    dim: int = 256,
+    heads: int = 4,
+    encoder_depth: int = 2,
+    decoder_depth: int = 3,
+    decoder_blocks: int = 3,
+    taps: int = 2,
+    bands: int = 40,
+    cepstra: Sequence[int] = (29, 11, 6, 3, 1),
+    learned: int = 8,
+    codebooks: int = 8,
+    codebook_size: int = 2048,
+    quantizer: Mapping[str, Any] | None = None,
+) -> Codec:
+    """A causal query codec for voices: cepstra, pitch and what queries add, of windows of 80 ms, residual VQ.
+
+    12.5 Hz x 8 codebooks of 2048: 0.14 to 1.1 kbps by the number of codebooks. A token depends on nothing after its
+    window. `voice` says how it works.
+
+    Args:
+        name: The model's name.
+        sample_rate: Hz.
+        frame_hop: Samples between spectra.
+        frame_size: Samples in a spectrum; an odd multiple of ``frame_hop``.
+        stack: Spectra per position.
+        window: Positions per query.
+        context: Seconds before its own window that a window sees, per layer.
+        dim: Width of the transformers.
+        heads: Attention heads.
+        encoder_depth: Transformer blocks of the encoder.
+        decoder_depth: Transformer blocks of the decoder.
+        decoder_blocks: Convolution blocks at the rate of spectra.
+        taps: Points of a window that a linear path around the transformers reads and writes, 0 for none.
+        bands: Mel bands of the envelope.
+        cepstra: Coefficients over the bands for every one over time (`VoiceCode`).
+        learned: Numbers of a latent that only queries say.
+        codebooks: Codebooks Q.
+        codebook_size: Codes K in each.
+        quantizer: Description of another quantizer of that width (`quantizers.build`), in place of residual VQ with a
+            beam search.
+    """
+    hop, frames, shapes = frame_hop * stack, stack * window, ((window,),)
+    code = VoiceCode(bands, frames, cepstra, learned)
+    stages = {"copies": codebooks, "name": "vq", "codebook_size": codebook_size, "dim": code.dim}
+    codes = build(quantizer or {"name": "additive", "stages": stages, "beam": 8})
+    past = max(1, round(context * sample_rate / (hop * window))) * window  # positions
+    reading, writing = (WindowTransformer(dim, depth, heads, past) for depth in (encoder_depth, decoder_depth))
+    return Codec(
+        spec=mono(name, sample_rate, hop, (window,), codes, code.dim),
+        encoder=VoiceEncoder(
+            front=VoiceFront(frame_size, frame_hop, stack, dim, bands, sample_rate),
+            queries=QueryEncoder(reading, shapes, queries=1, taps=taps),
+            code=code,
+        ),
+        quantizer=codes,
+        decoder=VoiceDecoder(
+            back=SourceBack(frame_size, frame_hop, stack, dim, decoder_blocks, bands, sample_rate),
+            queries=QueryDecoder(writing, shapes, queries=1, taps=taps),
+            code=code,
         ),
     )
 

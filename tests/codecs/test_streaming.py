@@ -17,8 +17,10 @@ from sigtok.codecs.audio.models import (
     elastic_speech,
     frame_speech,
     query_speech,
+    query_voice,
     semantic_features,
 )
+from sigtok.codecs.audio.source_back import SourceBack
 from sigtok.codecs.layers.conv1d import CausalBlock, CausalConv1d
 from sigtok.codecs.layers.transformer import WindowTransformer
 from sigtok.codecs.spec import Rate
@@ -78,12 +80,23 @@ def tiny(**options):
     return query_speech(**{**shape, **depth, **options}).eval()
 
 
+def tiny_voice():
+    shape = dict(frame_hop=8, frame_size=24, stack=2, context=3 * 32 / 24_000, dim=16, heads=2, encoder_depth=2)
+    sizes = dict(decoder_blocks=1, decoder_depth=2, codebooks=2, codebook_size=16, bands=4, cepstra=(3, 1), learned=2)
+    return query_voice(**shape, **sizes).eval()
+
+
+MAKERS = {"speech": tiny, "voice": tiny_voice}
+
+
 @pytest.fixture
-def codec():
-    return tiny().double()
+def codec(request):
+    return MAKERS[getattr(request, "param", "speech")]().double()
 
 
-RATES = pytest.mark.parametrize("window", [(2,), (3,)])
+RATES = pytest.mark.parametrize(
+    "codec, window", [("speech", (2,)), ("speech", (3,)), ("voice", (2,))], indirect=["codec"]
+)
 
 
 @pytest.mark.parametrize("kernel, stride, dilation", [(1, 1, 1), (3, 1, 1), (3, 1, 5), (4, 2, 1), (3, 2, 3), (2, 2, 1)])
@@ -118,14 +131,24 @@ def test_spectra_stream(size, hop, stack):
 
 
 @pytest.mark.parametrize("size, hop, stack", [(24, 8, 1), (40, 8, 2), (8, 8, 1)])
-def test_synthesis_streams_to_the_last_sample(size, hop, stack):
-    back = SpectrumBack(size, hop, stack, 4, blocks=2).double()
-    positions, state = random(2, COUNT, 4), back.initial_state(2)
-    pieces_equal_the_whole(back, positions, state, 1, 1)
-    rest = back.flush(back(positions, state)[1])
+@pytest.mark.parametrize("voice", [False, True])
+def test_synthesis_streams_to_the_last_sample(voice, size, hop, stack):
+    back = SourceBack(size, hop, stack, 4, 2, 3, 4000) if voice else SpectrumBack(size, hop, stack, 4, 2)
+
+    def step(positions, state):
+        """Bands and pitch of the frames of a position ride on it."""
+        if not voice:
+            return back(positions, state)
+        positions, bands, octaves = positions.split([4, 3 * stack, stack], dim=-1)
+        return back(positions, state, bands.unflatten(-1, (stack, 3)).flatten(1, 2), octaves.flatten(1))
+
+    back.double()
+    positions, state = random(2, COUNT, 4 + 4 * stack if voice else 4), back.initial_state(2)
+    pieces_equal_the_whole(step, positions, state, 1, 1)
+    rest = back.flush(step(positions, state)[1])
     assert rest.shape == (2, back.delay)
     for lengths in partitions():
-        parts, last = in_pieces(back, positions, 1, lengths, 1, state)
+        parts, last = in_pieces(step, positions, 1, lengths, 1, state)
         assert [part.shape[1] for part in parts] == [length * hop * stack for length in lengths]
         torch.testing.assert_close(back.flush(last), rest, rtol=1e-12, atol=1e-12)
 
@@ -148,7 +171,8 @@ def test_decoders_stream(codec, window):
     def step(latents, state):
         return codec.decoder.step(latents, state, rate)
 
-    pieces_equal_the_whole(step, random(2, COUNT, 4), codec.decoder.initial_state(2, rate), 1, 1)
+    latents = random(2, COUNT, codec.spec.latent_dim)
+    pieces_equal_the_whole(step, latents, codec.decoder.initial_state(2, rate), 1, 1)
 
 
 @RATES
@@ -157,7 +181,7 @@ def test_piecewise_is_all_at_once(codec, monkeypatch, window, piece):
     monkeypatch.setattr(query, "PIECE", piece)
     rate = codec.spec.resolve(Rate(window=window))
     extent = (COUNT * codec.spec.step(rate)[0],)
-    signal, latents = random(2, 1, *extent), random(2, COUNT, 4)
+    signal, latents = random(2, 1, *extent), random(2, COUNT, codec.spec.latent_dim)
     torch.testing.assert_close(
         codec.encoder.piecewise(signal, rate), codec.encoder(signal, rate), rtol=1e-12, atol=1e-12
     )
@@ -178,7 +202,7 @@ def test_pieces_of_a_long_signal_are_as_small_as_they_say(codec, monkeypatch):
 
         monkeypatch.setattr(part, "step", spy)
     codec.encoder.piecewise(random(1, 1, 5 * 32), rate)
-    codec.decoder.piecewise(random(1, 5, 4), (5 * 32,), rate)
+    codec.decoder.piecewise(random(1, 5, codec.spec.latent_dim), (5 * 32,), rate)
     assert seen == [64, 64, 32, 2, 2, 1]
 
 
@@ -204,10 +228,10 @@ def test_the_future_changes_no_latent(codec, window):
 def test_a_latent_changes_no_sample_before_its_window_but_the_overlap(codec, window):
     rate = codec.spec.resolve(Rate(window=window))
     unit, extent = codec.spec.step(rate)[0], (COUNT * codec.spec.step(rate)[0],)
-    latents = random(1, COUNT, 4)
+    latents = random(1, COUNT, codec.spec.latent_dim)
     signal = codec.decoder(latents, extent, rate)
     for count in range(1, COUNT):
-        changed = torch.cat((latents[:, :count], random(1, COUNT - count, 4)), dim=1)
+        changed = torch.cat((latents[:, :count], random(1, COUNT - count, codec.spec.latent_dim)), dim=1)
         differ = (codec.decoder(changed, extent, rate) - signal)[0, 0].abs() > 1e-12
         first = int(differ.nonzero()[0])
         assert count * unit - codec.decoder.back.delay <= first < count * unit

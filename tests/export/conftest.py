@@ -11,7 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from sigtok.codecs.audio.models import query_speech
+from sigtok.codecs.audio.models import query_speech, query_voice
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.image.models import query_image
 from sigtok.export.runtime import RECORD
@@ -20,6 +20,19 @@ from sigtok.export.write import write_onnx
 TRANSFORMER = dict(dim=32, heads=2, encoder_depth=1, decoder_depth=1, codebook_size=64, latent_dim=8)
 TINY = {
     "audio": lambda: query_speech(**TRANSFORMER, decoder_blocks=1, codebooks=3, context=0.3),
+    "voice": lambda: query_voice(
+        dim=32,
+        heads=2,
+        encoder_depth=1,
+        decoder_depth=1,
+        decoder_blocks=1,
+        bands=8,
+        cepstra=(6, 2),
+        learned=2,
+        codebooks=3,
+        codebook_size=64,
+        context=0.3,
+    ),
     "image": lambda: query_image(**TRANSFORMER, levels=1, tile=4, queries=16),
 }
 
