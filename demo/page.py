@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sigtok.codecs.media import write_image
 from sigtok.codecs.tokens import Tokens
-from sigtok.export.evaluate import METRICS
+from sigtok.export.metrics import METRICS
 from sigtok.export.tables import number
 
 COLOURS = np.array(  # dark to bright, evenly spaced

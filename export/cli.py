@@ -214,6 +214,9 @@ def _add_protocol(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--perceptual", metavar="FILE", help="measure LPIPS by these weights, made by sigtok-train backbone"
     )
+    text = "these metrics, a list of names (README, Metrics), of default and of all; default: the fast ones"
+    command.add_argument("--metrics", metavar="NAMES", help=text)
+    command.add_argument("--whisper", metavar="FILE", help="a checkpoint of Whisper for word_error_rate (.pt)")
 
 
 def _add_windows(command: argparse.ArgumentParser) -> None:

@@ -17,19 +17,21 @@ from sigtok.codecs.media import LOSSY, has_format, image_from_bytes, image_to_by
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import CodecSpec, Rate
 
-from .evaluate import Evaluation, Metric, Row, area, distances, metric_names, metrics_of, summarised
+from .evaluate import Evaluation, Row, area, distances, summarised
 from .exits import USAGE, Failure, say
 from .inputs import SUFFIXES, Item, Reader, gather
+from .metrics import Measure, default_metrics, metric_names, metrics_of, origins, tools_of
 from .peers import NAMES
 from .picture import Curve, Panel, Point, svg
 from .released import check_alone, described, open_model, resolve, resolve_quality, spec_of
 from .report import (
     UNITS,
+    asked_metrics,
+    check_judge,
     check_outputs,
     check_pictures_only,
     circumstances,
     drawn,
-    open_judge,
     protocol,
     write_json,
     write_text,
@@ -63,9 +65,12 @@ def compare(args: Namespace) -> int:
     rates = {model: [rate_of(specs[model], each) for each in settings] for model, settings in asked.items()}
     qualities = {model: [each.get("quality") for each in settings] for model, settings in asked.items()}
     check_pictures_only(modality, {"--with": formats, "--size": args.size, "--perceptual": args.perceptual})
+    tools = tools_of(args.perceptual, args.whisper)
+    chosen = asked_metrics(args, modality, tools, default_metrics(modality, tools))
     inputs = gather(args.inputs, SUFFIXES[modality], args.where, args.exclude)
     check_outputs(args, inputs)
-    metrics, names = metrics_of(modality, open_judge(args.perceptual)), labels(specs)
+    check_judge(args.perceptual)
+    metrics, names = metrics_of(modality, tools, chosen), labels(specs)
     codecs = {model: open_model(model, args.device) for model in specs}
     contenders = []
     for model, codec in codecs.items():
@@ -81,6 +86,7 @@ def compare(args: Namespace) -> int:
             **circumstances(args.line),
             **(protocol(args.size, args.perceptual) if modality == "image" else {}),
             "models": [{"name": names[model], "stream_id": identity(codec)} for model, codec in codecs.items()],
+            "metrics": origins(chosen, tools),
             "files": comparison.files,
             "bad_files": len(inputs.items) - comparison.files,
             "points": comparison.points(),
@@ -102,7 +108,7 @@ class Comparison:
         metrics: To measure.
     """
 
-    def __init__(self, contenders: Sequence[Contender], formats: Sequence[str], metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, contenders: Sequence[Contender], formats: Sequence[str], metrics: Mapping[str, Measure]) -> None:
         self.contenders, self.formats, self.metrics = contenders, formats, metrics
         self.beside: dict[tuple[str, int], list[Row]] = {pair: [] for pair in product(formats, range(len(contenders)))}
 
@@ -237,7 +243,7 @@ class Ladder:
         metrics: To measure.
     """
 
-    def __init__(self, signal: Tensor, form: str, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, signal: Tensor, form: str, metrics: Mapping[str, Measure]) -> None:
         self.signal, self.form, self.metrics = signal, form, metrics
         self.files: dict[int, tuple[bytes, float]] = {}  # by quality, with the seconds that they took
         self.rows: dict[int, Row] = {}

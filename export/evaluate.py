@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -19,74 +17,17 @@ from torch import Tensor
 
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.files import own_coder, tokens_from_bytes, tokens_to_bytes
-from sigtok.codecs.metrics.audio import mel_distance, si_sdr, stoi
 from sigtok.codecs.metrics.codes import CodeCounts
-from sigtok.codecs.metrics.features import cosine, relative_error
-from sigtok.codecs.metrics.image import ms_ssim, psnr, ssim
-from sigtok.codecs.metrics.perceptual import LPIPS, lpips
-from sigtok.codecs.metrics.ssimulacra import ssimulacra
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import Rate
 from sigtok.codecs.tokens import Tokens
 
 from .inputs import Reader
+from .metrics import METRICS, SILENCE, Measure
 
 Row = dict[str, Any]
-Metric = Callable[[Tensor, Tensor, int], float]  # reconstruction and reference, [1, C, *extent]; Hz
-
-
-def _of_voices(extended: bool) -> Metric:
-    """(E)STOI, the mean over channels."""
-
-    def measure(reconstruction: Tensor, reference: Tensor, sample_rate: int) -> float:
-        pairs = zip(reconstruction[0], reference[0], strict=True)
-        return float(np.mean([stoi(*pair, sample_rate, extended) for pair in pairs]))
-
-    return measure
-
-
-SILENCE = 1e-5  # deviation; below half a step of 16 bits there is no signal to relate a distortion to
-METRICS: dict[str, dict[str, Metric]] = {
-    "audio": {
-        "mel_distance": mel_distance,
-        "si_sdr": lambda reconstruction, reference, _: si_sdr(reconstruction, reference),
-        "stoi": _of_voices(extended=False),
-        "estoi": _of_voices(extended=True),
-    },
-    "image": {
-        "psnr": lambda reconstruction, reference, _: psnr(reconstruction, reference),
-        "ssim": lambda reconstruction, reference, _: ssim(reconstruction, reference),
-        "ms_ssim": lambda reconstruction, reference, _: ms_ssim(reconstruction, reference),
-    },
-    "features": {
-        "relative_error": lambda reconstruction, reference, _: relative_error(reconstruction, reference),
-        "cosine": lambda reconstruction, reference, _: cosine(reconstruction, reference),
-    },
-}
-OPTIONAL = ("lpips", "ssimulacra2")  # of images, where weights are given or the package is installed
 RESAMPLINGS = 1000  # of the bootstrap
 THREADS = 1  # of a codec under the clock
-
-
-def metrics_of(modality: str, judge: LPIPS | None = None) -> dict[str, Metric]:
-    """All metrics that can run here: those of `METRICS`, and of images LPIPS if there is one, and SSIMULACRA2 if its
-    package is installed."""
-    metrics = dict(METRICS[modality])
-    if modality == "image" and judge is not None:
-        metrics["lpips"] = _of_pictures(partial(lpips, judge))
-    if modality == "image" and importlib.util.find_spec("ssimulacra2"):
-        metrics["ssimulacra2"] = _of_pictures(ssimulacra)
-    return metrics
-
-
-def _of_pictures(measure: Callable[[Tensor, Tensor], float]) -> Metric:
-    """A metric of signals that have no sample rate."""
-    return lambda reconstruction, reference, _: measure(reconstruction, reference)
-
-
-def metric_names(modality: str, summary: Mapping[str, Any]) -> list[str]:
-    """Metrics of a modality that a summary has, those of `METRICS` even if it has not."""
-    return [*METRICS[modality], *(name for name in OPTIONAL if name in summary)]
 
 
 class Trip(NamedTuple):
@@ -155,7 +96,7 @@ class Evaluation:
         codec: Codec,
         rate: Rate | None = None,
         reader: Reader | None = None,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: Mapping[str, Measure] | None = None,
         coder: Any = None,
     ) -> None:
         self.codec, self.rate, self.coder = codec, codec.spec.resolve(rate), coder or own_coder(codec)
@@ -212,7 +153,7 @@ def evaluate(codec: Codec, paths: Sequence[str | os.PathLike[str]], rate: Rate |
     return [evaluation.measure(path) for path in paths]
 
 
-def measured(codec: Codec, signal: Tensor, trip: Trip, metrics: Mapping[str, Metric] | None = None) -> Row:
+def measured(codec: Codec, signal: Tensor, trip: Trip, metrics: Mapping[str, Measure] | None = None) -> Row:
     """What can be said about a signal ``[C, *extent]`` and its trip."""
     spec = codec.spec
     row: Row = {"tokens": sum(int((stream >= 0).sum()) for stream in trip.tokens.streams), "bytes": trip.bytes}
@@ -242,7 +183,7 @@ def distances(
     reference: Tensor,
     modality: str,
     sample_rate: int,
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: Mapping[str, Measure] | None = None,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Every metric of a pair ``[C, *extent]``, None where it says nothing; and why."""
     values: dict[str, float | None] = {}

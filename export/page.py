@@ -7,7 +7,7 @@ from html import escape
 
 from .evaluate import Row
 from .picture import Curve, Panel, Point, svg
-from .sweep import SCALES, bd_table, figure_heads, figures, percent, rungs, shown_rate
+from .sweep import bd_table, figure_heads, figures, percent, rungs, scale_of, shown_rate
 from .tables import number
 
 NOTES = """Rates are those of real files, headers and containers included, over pixels or seconds; speeds are those of
@@ -55,7 +55,7 @@ def panels(record: Row, modality: str, metrics: Sequence[str]) -> list[Panel]:
     for metric in metrics:
         curves = tuple(Curve(name, _curve(name, each, modality, metric)) for name, each in points.items())
         if any(curve.points for curve in curves):
-            found.append(Panel(unit, SCALES[modality][metric].label, curves))
+            found.append(Panel(unit, scale_of(metric).label, curves))
     return found
 
 
@@ -65,7 +65,7 @@ def _curve(name: str, settings: Sequence[tuple[str, Row]], modality: str, metric
         rate, mean = shown_rate(summary, modality), summary[metric]["mean"]
         if rate and mean is not None:
             text = f"{name}, {setting}: {number(rate)}, {metric} {number(mean)}"
-            points.append(Point(rate, SCALES[modality][metric].drawn(mean), text))
+            points.append(Point(rate, scale_of(metric).drawn(mean), text))
     return tuple(sorted(points))
 
 

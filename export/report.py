@@ -9,19 +9,29 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
 from sigtok.codecs.codec import Codec
-from sigtok.codecs.metrics.perceptual import LPIPS, load_lpips, read_tensors
+from sigtok.codecs.metrics.perceptual import load_lpips, read_tensors
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import CodecSpec
 
-from .evaluate import THREADS, Evaluation, Row, metric_names, metrics_of
+from .evaluate import THREADS, Evaluation, Row
 from .exits import DATA, USAGE, Failure, located, say
 from .inputs import SUFFIXES, Inputs, Item, Reader, gather
+from .metrics import (
+    KNOWN,
+    Tools,
+    chosen,
+    default_metrics,
+    metric_names,
+    metrics_of,
+    origins,
+    tools_of,
+    version_of,
+)
 from .outputs import check_not_input, identities, making, write_file
 from .page import page
 from .peers import NAMES, peers_of
@@ -37,15 +47,6 @@ UNITS = {  # of the rate
     "image": ("bits_per_pixel", "bit/pixel"),
     "features": ("bits_per_second", "bit/s"),
 }
-DRAWN = {
-    "audio": {"mel_distance": "mel distance, in log10 (lower is better)", "stoi": "STOI, 0 to 1 (higher is better)"},
-    "image": {
-        "psnr": "PSNR, dB (higher is better)",
-        "ms_ssim": "MS-SSIM, 0 to 1 (higher is better)",
-        "lpips": "LPIPS, 0 is equal (lower is better)",
-    },
-    "features": {"relative_error": "relative error (lower is better)", "cosine": "cosine (higher is better)"},
-}
 MOST_RISE = 0.01  # of mel distance, from one number of codebooks to the next
 
 
@@ -57,20 +58,23 @@ def evaluate(args: Namespace) -> int:
     asked = product(args.windows or [None], args.codebooks or [None], args.queries or [None])
     rates = [resolve(spec, codebooks, queries, window) for window, codebooks, queries in asked]
     check_pictures_only(spec.modality, {"--size": args.size, "--perceptual": args.perceptual})
+    tools = tools_of(args.perceptual, args.whisper)
+    usual = (swept_metrics if args.sweep else default_metrics)(spec.modality, tools)
+    names = asked_metrics(args, spec.modality, tools, usual)
     inputs = gather(args.inputs, SUFFIXES[spec.modality], args.where, args.exclude)
     check_outputs(args, inputs)
-    judge = open_judge(args.perceptual)
+    check_judge(args.perceptual)
     others = models_beside(spec, args.beside or ())
     codec = open_model(args.model, args.device)
     reader = Reader(spec, args.downmix, say, args.size)  # one for all rates: it tells once
+    metrics = metrics_of(spec.modality, tools, names)
     if args.sweep:
         models = {name: open_model(model, args.device) for name, model in others.items()}
-        sweep = Sweep(codec, reader, swept_metrics(spec.modality, judge), *peers_of(spec), models)
+        sweep = Sweep(codec, reader, metrics, *peers_of(spec), models)
         code = each(inputs, sweep.measure)
         if sweep.evaluations[0].rows:
-            _tell_sweep(args, sweep, len(inputs.items))
+            _tell_sweep(args, sweep, len(inputs.items), origins(names, tools))
         return code
-    metrics = metrics_of(spec.modality, judge)
     rates = [resolve_quality(codec, rate, quality) for rate, quality in product(rates, args.qualities or [None])]
     evaluations = [Evaluation(codec, rate, reader, metrics) for rate in rates]
 
@@ -80,7 +84,7 @@ def evaluate(args: Namespace) -> int:
 
     code = each(inputs, work)
     if any(evaluation.rows for evaluation in evaluations):
-        _tell(args, codec, evaluations, len(inputs.items))
+        _tell(args, codec, evaluations, len(inputs.items), origins(names, tools))
     return code
 
 
@@ -133,21 +137,36 @@ def check_outputs(args: Namespace, inputs: Inputs) -> None:
             raise Failure(USAGE, f"{path}: a {what} goes into a folder that exists, got none; make it")
 
 
-def open_judge(path: str | None) -> LPIPS | None:
-    """LPIPS with the weights of a file; None without one.
+def asked_metrics(args: Namespace, modality: str, tools: Tools, usual: Sequence[str]) -> list[str]:
+    """The metrics that ``--metrics`` names, the usual ones without it; tells which of the named cannot run here.
 
     Raises:
-        Failure: If there is no such file, it is another's, or has no linear heads.
+        Failure: If there is no such metric, or a file of Whisper is missing, or no metric asks for one.
     """
+    try:
+        names = chosen(modality, args.metrics or "default", usual)
+    except ValueError as error:
+        raise Failure(USAGE, f"--metrics: {error}") from None
+    if args.whisper and "word_error_rate" not in names:
+        raise Failure(USAGE, "--whisper is for word_error_rate, got none; add it to --metrics")
+    if args.whisper and not Path(args.whisper).is_file():
+        raise Failure(USAGE, f"{args.whisper}: a checkpoint of Whisper is a file, got none there; name one")
+    for name in names:
+        if reason := KNOWN[name].missing(tools):
+            say(f"{name}: not computed ({reason})")
+    return names
+
+
+def check_judge(path: str | None) -> None:
+    """Raise Failure if there is no such file of weights of LPIPS, it is another's, or has no linear heads."""
     if path is None:
-        return None
+        return
     try:
         judge = load_lpips(path)
     except ValueError as error:
         raise Failure(DATA if Path(path).is_file() else USAGE, located(path, str(error))) from error
     if judge.heads is None:
         raise Failure(DATA, f"{path}: LPIPS has linear heads, this file has none; make it again with --heads")
-    return judge
 
 
 def protocol(size: int | None, perceptual: str | None) -> Row:
@@ -159,8 +178,8 @@ def protocol(size: int | None, perceptual: str | None) -> Row:
     return {"size": size, "perceptual": weights}
 
 
-def _tell(args: Namespace, codec: Codec, evaluations: Sequence[Evaluation], asked: int) -> None:
-    record, modality = report(codec, evaluations, args.line, asked), codec.spec.modality
+def _tell(args: Namespace, codec: Codec, evaluations: Sequence[Evaluation], asked: int, metrics: Row) -> None:
+    record, modality = report(codec, evaluations, args.line, asked) | {"metrics": metrics}, codec.spec.modality
     if modality == "image":
         record |= protocol(args.size, args.perceptual)
     if args.json != "-":
@@ -172,9 +191,9 @@ def _tell(args: Namespace, codec: Codec, evaluations: Sequence[Evaluation], aske
     write_json(args.json, record)
 
 
-def _tell_sweep(args: Namespace, sweep: Sweep, asked: int) -> None:
+def _tell_sweep(args: Namespace, sweep: Sweep, asked: int, origin: Row) -> None:
     codec, metrics, modality = sweep.codec, list(sweep.metrics), sweep.codec.spec.modality
-    record = report(codec, sweep.evaluations, args.line, asked) | sweep.record()
+    record = report(codec, sweep.evaluations, args.line, asked) | {"metrics": origin} | sweep.record()
     if modality == "image":
         record |= protocol(args.size, args.perceptual)
     if args.json != "-":
@@ -215,7 +234,7 @@ def report(codec: Codec, evaluations: Sequence[Evaluation], line: Sequence[str],
         "files": len(first),
         "bad_files": asked - len(first),
         **{size: sum(row[size] for row in first) for size in ("seconds", "pixels") if size in first[0]},
-        "mel_distance_rise": worst_rise(rates) if codec.spec.modality == "audio" else None,
+        "mel_distance_rise": worst_rise(rates) if "mel_distance" in rates[0] else None,
         "rates": rates,
     }
 
@@ -229,7 +248,7 @@ def circumstances(line: Sequence[str]) -> dict[str, Any]:
     """What figures of any model come from: command, versions, machine."""
     return {
         "command": shlex.join(line),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}},
         "machine": {"processor": platform.machine(), "threads": THREADS},
     }
 
@@ -294,7 +313,9 @@ def picture(name: str, modality: str, rates: Sequence[Row]) -> str:
 
 def drawn(modality: str, summary: Row) -> list[tuple[str, str]]:
     """Metrics that a picture shows, of those that a summary has, and the names of their axes."""
-    return [(metric, label) for metric, label in DRAWN[modality].items() if metric in summary]
+    names = metric_names(modality, summary)
+    shown = [name for name in names if KNOWN[name].pictured] or names
+    return [(name, KNOWN[name].label) for name in shown]
 
 
 def _curves(rates: Sequence[Row], *keys: str) -> dict[str, list[Row]]:
@@ -309,10 +330,3 @@ def _point(rate: Row, unit: str, short: str, metric: str) -> str:
     counts = f"{rate['codebooks']} codebooks, {rate['queries']} queries"
     counts = f"quality {rate['quality']:g}" if "quality" in rate else counts
     return f"{counts}: {number(rate[unit])} {short}, {metric} {number(rate[metric]['mean'])}"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

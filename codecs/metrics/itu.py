@@ -19,9 +19,7 @@ PIECE = 15  # seconds at most: utterances and pauses have 0.2 s or more, and the
 LEAST = 0.25  # seconds
 
 
-def pesq_wideband(
-    reconstruction: Float[Tensor, "B C T"], reference: Float[Tensor, "B C T"], sample_rate: int
-) -> float:
+def pesq_wideband(reconstruction: Float[Tensor, "B C T"], reference: Float[Tensor, "B C T"], sample_rate: int) -> float:
     """Listening quality (MOS-LQO) from 1.04 to 4.64, which is equal; the mean over items and channels.
 
     Aligns delays by itself, hears nothing above 7 kHz, and was made for speech. A sound of more than 15 s is cut into

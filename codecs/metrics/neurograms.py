@@ -16,7 +16,7 @@ LEAST = 1.0  # seconds: patches have 0.6 s and are searched for
 
 
 class ViSQOL:
-    """Similarity of gammatone spectrograms, patch by patch, as an opinion (MOS-LQO) from 1 to about 4.73, which is equal.
+    """Similarity of gammatone spectrograms, patch by patch, as an opinion (MOS-LQO) from 1 to 4.73, which is equal.
 
     Forgives delays, and little else: below 4 kHz of band width it says about 2. Made for music and sounds at 48 kHz.
 

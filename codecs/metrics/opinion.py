@@ -20,7 +20,7 @@ from .pairs import voices
 
 RATE = 16_000  # Hz, of both
 SEGMENT, STEP, BATCH = 122_880, 16_000, 4  # samples of DistillMOS at once, at most between two, and segments at once
-EXCERPT, HOP = 144_160, 16_000  # samples of DNSMOS at once, and between two
+EXCERPT, HOP = 144_160, 16_000  # samples of DNSMOS at once, 9.01 s, and between two
 EDGE = 160  # samples at the end of an excerpt that DNSMOS P.808 does not see
 WINDOW, FRAME_HOP, BANDS = 321, 160, 120  # of its spectrogram
 RANGE = 80.0  # dB below the loudest, the floor of it
@@ -91,7 +91,7 @@ class DNSMOS:
             raise ValueError("DNSMOS needs a sample, got none; use a longer recording")
         while len(voice) < EXCERPT:
             voice = voice.repeat(2)
-        starts = range(0, len(voice) - EXCERPT + 1, HOP)
+        starts = range(0, HOP * max(1, len(voice) // RATE - 9), HOP)
         inputs = (decibels(voice[start : start + EXCERPT - EDGE]).T[None].numpy() for start in starts)
         return float(np.mean([self.network.run(None, {"input_1": some})[0][0, 0] for some in inputs]))
 

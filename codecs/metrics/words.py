@@ -63,7 +63,7 @@ class Whisper:
 
     def reference(self, voice: np.ndarray) -> Transcript:
         """The words of a reference; those of the last 64 are kept."""
-        key = hashlib.sha256(np.ascontiguousarray(voice)).digest()
+        key = hashlib.sha256(voice.tobytes()).digest()
         if key not in self.kept:
             self.kept[key] = self(voice)
             if len(self.kept) > KEPT:

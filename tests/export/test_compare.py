@@ -30,10 +30,10 @@ from sigtok.codecs.metrics.image import psnr
 from sigtok.codecs.metrics.perceptual import load_lpips, lpips
 from sigtok.codecs.pretrained import load, save
 from sigtok.codecs.spec import CodecSpec, Rate
-from sigtok.export import compare, evaluate
+from sigtok.export import compare, evaluate, metrics
 from sigtok.export.cli import main
 from sigtok.export.compare import Ladder, parsed
-from sigtok.export.evaluate import METRICS, metrics_of
+from sigtok.export.metrics import METRICS, metrics_of
 from sigtok.export.released import described
 
 IMAGE = {
@@ -299,9 +299,9 @@ def test_size_and_weights_are_in_the_record(here, models, weights, run, command)
 
 def test_without_weights_there_is_no_lpips_and_without_its_package_no_ssimulacra(here, models, run, monkeypatch):
     assert "lpips" not in run("evaluate", models.image, "a.png")[1]
-    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     assert set(metrics_of("image")) == set(METRICS["image"])
-    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(__import__("sys").modules, "ssimulacra2", None)  # found, and broken
     run("compare", "a.png", "-m", models.image, "--json", "c.json")
     row = record_of()["points"][0]["rows"][0]
