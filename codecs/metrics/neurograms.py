@@ -44,9 +44,9 @@ class ViSQOL:
         decoded, wanted = (
             voices(signal, sample_rate, RATE).astype(np.float64) for signal in (reconstruction, reference)
         )
-        check_heard(decoded)
         scores = []
         for some, others in zip(decoded, wanted, strict=True):
+            check_heard(some)
             try:
                 scores.append(self.judge.measure_from_arrays(others, some, RATE).moslqo)
             except RuntimeError as error:
