@@ -55,7 +55,7 @@ def test_another_sample_of_a_texture_is_nearer_than_none(judge):
 def test_it_is_the_formula_of_the_paper(judge):
     """Channel by channel: equations 5 and 6, with torchvision's own VGG16 between our pools."""
     models = pytest.importorskip("torchvision.models")
-    network = models.vgg16(weights=None).features.eval()
+    network = models.vgg.make_layers(models.vgg.cfgs["D"]).eval()
     network.load_state_dict({name.removeprefix("features."): value for name, value in judge.backbone.items()})
     pair, features = [(photo(64) + 1) / 2, (grain(1)[..., :64, :64] + 1) / 2], [[], []]
     mean, deviation = (

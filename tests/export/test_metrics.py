@@ -226,6 +226,17 @@ def test_labels_have_the_better_side():
     assert all(KNOWN[name].modality == modality for modality, names in SWEPT.items() for name in names)
 
 
+def test_the_readme_has_every_metric():
+    table = (Path(__file__).parents[2] / "README.md").read_text().partition("## Metrics")[2].partition("\n## ")[0]
+    lines = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    found = {
+        name.strip(" `"): (better.strip(), use) for _, names, _, better, use, *_ in lines for name in names.split(",")
+    }
+    assert set(found) - {"--metrics"} == set(KNOWN)
+    for name, metric in KNOWN.items():
+        assert found[name][0] == ("higher" if metric.sign > 0 else "lower") and metric.use in found[name][1]
+
+
 def test_a_picture_shows_some_metrics_or_those_that_there_are():
     assert [name for name, _ in drawn("audio", dict.fromkeys(("stoi", "estoi", "mel_distance")))] == [
         "mel_distance",
