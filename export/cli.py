@@ -109,7 +109,10 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="as JSON")
 
     evaluate = commands.add_parser("evaluate", help="rate, quality and speed of a model over files")
-    _add_set(evaluate)
+    _add_set(evaluate, "*")
+    text = "measure again what this result was measured on; exit code 1 if the figures are others"
+    evaluate.add_argument("--protocol", metavar="RESULT.json", help=text)
+    _add_pages(evaluate)
     evaluate.add_argument("--picture", metavar="OUT.svg", help="draw quality over rate, one curve per window")
     _add_rate(evaluate, _counts)
     _add_quality(evaluate, _amounts)
@@ -119,7 +122,6 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--beside", action="append", metavar="MODEL", help="another model of the same signals in a sweep; repeatable"
     )
-    evaluate.add_argument("--html", metavar="OUT.html", help="one page of a sweep: curves and tables")
     _add_windows(evaluate)
     _add_downmix(evaluate)
     _add_protocol(evaluate)
@@ -190,18 +192,30 @@ def _add_output(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("-o", "--output", required=True, metavar=name, help=text)
 
 
-def _add_set(command: argparse.ArgumentParser) -> None:
+def _add_set(command: argparse.ArgumentParser, number: str = "+") -> None:
     command.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
-    _add_inputs(command)
+    _add_inputs(command, number)
 
 
-def _add_inputs(command: argparse.ArgumentParser) -> None:
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or CSV manifests")
+def _add_inputs(command: argparse.ArgumentParser, number: str = "+") -> None:
+    command.add_argument("inputs", nargs=number, metavar="INPUT", help="files, folders, or CSV manifests")
+    _add_rows(command)
+
+
+def _add_rows(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", metavar="OUT", help="write every row and where it comes from; - for stdout")
     for option, rows in {"--where": "rows of a manifest", "--exclude": "without these rows"}.items():
         command.add_argument(
             option, action="append", default=[], type=_pair, metavar="COLUMN=VALUE", help=f"{rows}; repeatable"
         )
+
+
+def _add_pages(command: argparse.ArgumentParser) -> None:
+    text = "one page that needs no network: curves, tables, files as players or pictures"
+    command.add_argument("--html", metavar="OUT.html", help=text)
+    command.add_argument(
+        "--jsonl", metavar="OUT.jsonl", help="write a line per file and rate as soon as it is measured"
+    )
 
 
 def _add_protocol(command: argparse.ArgumentParser) -> None:

@@ -14,22 +14,27 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.metrics.perceptual import LPIPS, load_lpips, read_tensors
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import CodecSpec
 
-from .evaluate import THREADS, Evaluation, Row, metric_names, metrics_of
-from .exits import DATA, USAGE, Failure, located, say
+from .evaluate import THREADS, Evaluation, Row, metric_names, metrics_of, threads
+from .exits import DATA, DIFFERENT, GOOD, USAGE, Failure, located, say
 from .inputs import SUFFIXES, Inputs, Item, Reader, gather
-from .outputs import check_not_input, identities, making, write_file
-from .page import page
+from .outputs import check_not_input, identities, making, write_file, writing_lines
+from .page import evaluation_page, page
 from .peers import NAMES, peers_of
 from .picture import Curve, Panel, Point, svg
-from .released import check_alone, open_model, resolve, resolve_quality, spec_of
-from .sweep import Sweep, swept_metrics, told
+from .protocol import Earlier, Files, protocol_of
+from .protocol import told as told_again
+from .released import check_alone, described, open_model, resolve, resolve_quality, spec_of
+from .sweep import SCALES, Sweep, swept_metrics, told
 from .tables import markdown, number, shown
 from .transcode import each
+from .worst import Worst
 
 LIBRARIES = ("sigtok", "torch", "numpy", "soundfile", "soxr", "pillow", "pillow-jxl-plugin", "ssimulacra2")
 UNITS = {  # of the rate
@@ -46,6 +51,12 @@ DRAWN = {
     },
     "features": {"relative_error": "relative error (lower is better)", "cosine": "cosine (higher is better)"},
 }
+WRITTEN = {  # by option: what it is, and its suffix
+    "json": ("result", ""),
+    "jsonl": ("list of rows", ""),
+    "picture": ("picture", ".svg"),
+    "html": ("page", ".html"),
+}
 MOST_RISE = 0.01  # of mel distance, from one number of codebooks to the next
 
 
@@ -53,35 +64,67 @@ def evaluate(args: Namespace) -> int:
     """Measure every input at every rate."""
     check_sweep(args)
     check_alone("--qualities", args.qualities, args.codebooks, args.queries)
-    spec = spec_of(args.model)
-    asked = product(args.windows or [None], args.codebooks or [None], args.queries or [None])
-    rates = [resolve(spec, codebooks, queries, window) for window, codebooks, queries in asked]
+    spec, earlier = spec_of(args.model), earlier_of(args)
     check_pictures_only(spec.modality, {"--size": args.size, "--perceptual": args.perceptual})
-    inputs = gather(args.inputs, SUFFIXES[spec.modality], args.where, args.exclude)
+    if earlier:
+        rates, inputs = earlier.rates(spec), earlier.inputs()
+    else:
+        asked = product(args.windows or [None], args.codebooks or [None], args.queries or [None])
+        rates = [resolve(spec, codebooks, queries, window) for window, codebooks, queries in asked]
+        inputs = gather(args.inputs, SUFFIXES[spec.modality], args.where, args.exclude)
     check_outputs(args, inputs)
     judge = open_judge(args.perceptual)
     others = models_beside(spec, args.beside or ())
     codec = open_model(args.model, args.device)
-    reader = Reader(spec, args.downmix, say, args.size)  # one for all rates: it tells once
+    reader, files = Reader(spec, args.downmix, say, args.size), Files()  # one for all rates: it tells once
     if args.sweep:
         models = {name: open_model(model, args.device) for name, model in others.items()}
         sweep = Sweep(codec, reader, swept_metrics(spec.modality, judge), *peers_of(spec), models)
-        code = each(inputs, sweep.measure)
+        code = each(inputs, files.hashed(sweep.measure))
         if sweep.evaluations[0].rows:
-            _tell_sweep(args, sweep, len(inputs.items))
+            _tell_sweep(args, sweep, files, len(inputs.items))
         return code
     metrics = metrics_of(spec.modality, judge)
+    metrics = earlier.chosen(metrics) if earlier else metrics
     rates = [resolve_quality(codec, rate, quality) for rate, quality in product(rates, args.qualities or [None])]
     evaluations = [Evaluation(codec, rate, reader, metrics) for rate in rates]
+    worst = [worst_of(spec, next(iter(metrics))) for _ in evaluations]
+    for evaluation, kept in zip(evaluations, worst, strict=True):
+        evaluation.seen = kept.see if args.html else None
 
-    def work(item: Item, path: str) -> None:
-        for evaluation in evaluations:
-            evaluation.measure(path)["file"] = item.path
+    with writing_lines(args.jsonl) as write, threads(earlier.threads if earlier else torch.get_num_threads()):
 
-    code = each(inputs, work)
-    if any(evaluation.rows for evaluation in evaluations):
-        _tell(args, codec, evaluations, len(inputs.items))
-    return code
+        def work(item: Item, path: str) -> None:
+            for evaluation in evaluations:
+                row = evaluation.measure(path)
+                row["file"] = item.path
+                write({**evaluation.point, **row})
+
+        code = each(inputs, files.hashed(work))
+        if not any(evaluation.rows for evaluation in evaluations):
+            return code
+        return _tell(args, evaluations, files, len(inputs.items), worst, earlier) or code
+
+
+def earlier_of(args: Namespace) -> Earlier | None:
+    """The result that is measured again, if one is named; its settings become those of the command.
+
+    Raises:
+        Failure: If there is none and no file either, or the command says otherwise.
+    """
+    if args.protocol is None:
+        if not args.inputs:
+            raise Failure(USAGE, "files are measured, got none; name files, folders or manifests, or --protocol")
+        return None
+    earlier = Earlier(args.protocol)
+    earlier.check(args)
+    args.size, args.downmix, args.where, args.exclude = earlier.size, earlier.downmix, earlier.where, earlier.exclude
+    return earlier
+
+
+def worst_of(spec: CodecSpec, metric: str) -> Worst:
+    """The files that are worst by a metric, kept for a page."""
+    return Worst(metric, SCALES[spec.modality][metric].sign, spec.modality, spec.sample_rate)
 
 
 def check_sweep(args: Namespace) -> None:
@@ -89,9 +132,10 @@ def check_sweep(args: Namespace) -> None:
     others = ("codebooks", "queries", "windows", "qualities", "picture")
     if given := [name for name in others if args.sweep and getattr(args, name)]:
         raise Failure(USAGE, f"--sweep takes every rung, got --{given[0]} as well; leave one out")
-    for option, given, what in (("--html", args.html, "is the page of"), ("--beside", args.beside, "is a model in")):
-        if given and not args.sweep:
-            raise Failure(USAGE, f"{option} {what} a sweep, got none; add --sweep")
+    if args.beside and not args.sweep:
+        raise Failure(USAGE, "--beside is a model in a sweep, got none; add --sweep")
+    if args.jsonl and args.sweep:
+        raise Failure(USAGE, "--jsonl has a line per file and rate of one model, got --sweep as well; leave one out")
 
 
 def models_beside(spec: CodecSpec, models: Sequence[str]) -> dict[str, str]:
@@ -118,19 +162,24 @@ def check_pictures_only(modality: str, options: Mapping[str, Any]) -> None:
 
 
 def check_outputs(args: Namespace, inputs: Inputs) -> None:
-    """Raise Failure if what ``--json`` and ``--picture`` name cannot be written, or is an input."""
+    """Raise Failure if what ``--json``, ``--jsonl``, ``--picture`` and ``--html`` name cannot be written, or is an
+    input."""
     read = identities([*args.inputs, *(item.path for item in inputs.items)])
-    drawn = {"picture": (args.picture, ".svg"), "html": (getattr(args, "html", None), ".html")}
-    for path in (path for path in (args.json, *(path for path, _ in drawn.values())) if path and path != "-"):
+    seen: dict[str, str] = {}
+    for option, (what, suffix) in WRITTEN.items():
+        path = getattr(args, option, None)
+        if not path or (path == "-" and option == "json"):
+            continue
         check_not_input(Path(path), read)
-    for option, (path, suffix) in drawn.items():
-        what = "picture" if option == "picture" else "page"
-        if path and not path.lower().endswith(suffix):
+        if not path.lower().endswith(suffix):
             raise Failure(USAGE, f"{path}: a {what} is an {suffix} file, got another name; rename it")
-        if path and path == args.json:
-            raise Failure(USAGE, f"{path}: --{option} and --json are two files, got one name; rename one")
-        if path and not Path(path).absolute().parent.is_dir():
+        if path in seen:
+            raise Failure(USAGE, f"{path}: --{option} and --{seen[path]} are two files, got one name; rename one")
+        if not Path(path).absolute().parent.is_dir():
             raise Failure(USAGE, f"{path}: a {what} goes into a folder that exists, got none; make it")
+        if Path(path).is_dir():
+            raise Failure(USAGE, f"{path}: a {what} is a file, got a folder; choose another name")
+        seen[path] = option
 
 
 def open_judge(path: str | None) -> LPIPS | None:
@@ -159,24 +208,59 @@ def protocol(size: int | None, perceptual: str | None) -> Row:
     return {"size": size, "perceptual": weights}
 
 
-def _tell(args: Namespace, codec: Codec, evaluations: Sequence[Evaluation], asked: int) -> None:
+def _tell(
+    args: Namespace,
+    evaluations: Sequence[Evaluation],
+    files: Files,
+    asked: int,
+    worst: Sequence[Worst],
+    earlier: Earlier | None,
+) -> int:
+    """Everything that is known; the exit code, other than good if an earlier result has other figures."""
+    codec = evaluations[0].codec
     record, modality = report(codec, evaluations, args.line, asked), codec.spec.modality
     if modality == "image":
         record |= protocol(args.size, args.perceptual)
+    record["protocol"] = protocol_of(args, evaluations, files, record)
+    if earlier:
+        record["again"] = earlier.verdict(record)
     if args.json != "-":
         print(table(modality, record["rates"]))
         if rise := record["mel_distance_rise"]:
             print(verdict(rise))
     if args.picture:
         write_text(args.picture, picture(codec.spec.name, modality, record["rates"]))
+    if args.html:
+        write_text(args.html, _page(record, evaluations, worst))
     write_json(args.json, record)
+    if not earlier:
+        return GOOD
+    say(told_again(record["again"]))
+    return GOOD if record["again"]["equal"] else DIFFERENT
 
 
-def _tell_sweep(args: Namespace, sweep: Sweep, asked: int) -> None:
+def _page(record: Row, evaluations: Sequence[Evaluation], worst: Sequence[Worst]) -> str:
+    """The page of an evaluation; files and codebooks are those of its highest rate."""
+    spec = evaluations[0].codec.spec
+    highest = max(range(len(evaluations)), key=lambda place: record["rates"][place]["bytes"])
+    return evaluation_page(
+        record,
+        spec,
+        [described(spec, evaluation.rate) for evaluation in evaluations],
+        list(evaluations[0].metrics),
+        panels(spec.modality, record["rates"]),
+        evaluations[highest].counts.per_codebook(),
+        worst[highest],
+        highest,
+    )
+
+
+def _tell_sweep(args: Namespace, sweep: Sweep, files: Files, asked: int) -> None:
     codec, metrics, modality = sweep.codec, list(sweep.metrics), sweep.codec.spec.modality
     record = report(codec, sweep.evaluations, args.line, asked) | sweep.record()
     if modality == "image":
         record |= protocol(args.size, args.perceptual)
+    record["protocol"] = protocol_of(args, sweep.evaluations, files, record)
     if args.json != "-":
         print(told(record, modality, metrics))
     if args.html:
@@ -277,19 +361,24 @@ def verdict(rise: Row) -> str:
 
 def picture(name: str, modality: str, rates: Sequence[Row]) -> str:
     """Quality over rate as SVG: a curve per window over codebooks, or over queries if codebooks do not vary."""
+    return svg(f"{name}: quality over rate", panels(modality, rates))
+
+
+def panels(modality: str, rates: Sequence[Row]) -> list[Panel]:
+    """Those of `picture`, one per metric that is drawn."""
     unit, short = UNITS[modality]
     keys = ("window", "queries") if len({rate["codebooks"] for rate in rates}) > 1 else ("window",)
     several = "queries" in keys and len({rate["queries"] for rate in rates}) > 1
-    panels = []
+    found = []
     for metric, label in drawn(modality, rates[0]):
         curves = []
         for group in _curves(rates, *keys).values():
             queries = f", {group[0]['queries']} queries" if several else ""
-            found = [rate for rate in group if rate[unit] and rate[metric]["mean"] is not None]
-            points = (Point(rate[unit], rate[metric]["mean"], _point(rate, unit, short, metric)) for rate in found)
+            some = [rate for rate in group if rate[unit] and rate[metric]["mean"] is not None]
+            points = (Point(rate[unit], rate[metric]["mean"], _point(rate, unit, short, metric)) for rate in some)
             curves.append(Curve(f"window {shown(group[0]['window'])}{queries}", tuple(sorted(points))))
-        panels.append(Panel(f"rate of real bytes, {short}", label, tuple(curves)))
-    return svg(f"{name}: quality over rate", panels)
+        found.append(Panel(f"rate of real bytes, {short}", label, tuple(curves)))
+    return found
 
 
 def drawn(modality: str, summary: Row) -> list[tuple[str, str]]:
