@@ -23,6 +23,7 @@ COMMANDS = {
     "info": "information",
     "evaluate": "report",
     "compare": "compare",
+    "score": "score",
     "probe": "probe",
     "export": "ship",
 }  # command: the module of ours that has a function of that name
@@ -109,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="as JSON")
 
     evaluate = commands.add_parser("evaluate", help="rate, quality and speed of a model over files")
-    _add_set(evaluate, "*")
+    _add_set(evaluate).required = False  # with --protocol; nargs="*" would take no inputs behind an option
     text = "measure again what this result was measured on; exit code 1 if the figures are others"
     evaluate.add_argument("--protocol", metavar="RESULT.json", help=text)
     _add_pages(evaluate)
@@ -126,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     _add_downmix(evaluate)
     _add_protocol(evaluate)
 
-    compare = commands.add_parser("compare", help="several models over the same files, beside JPEG and WebP")
+    compare = commands.add_parser("compare", help="several models over the same files, beside JPEG, WebP or Opus")
     _add_inputs(compare)
     compare.add_argument(
         "-m",
@@ -140,14 +141,25 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--with",
         dest="formats",
-        metavar="jpeg,webp,avif,jxl",
+        metavar="jpeg,webp,avif,jxl,opus",
         help="these formats too, at the sizes of the models' files",
     )
     compare.add_argument("--picture", metavar="OUT.svg", help="draw quality over rate, one curve per model and format")
+    _add_page(compare)
     _add_rate(compare, _counts)
     _add_quality(compare, _amounts)
     _add_downmix(compare)
     _add_protocol(compare)
+
+    text = "decoded files of any codec beside their references: quality, and rate with --bytes"
+    score = commands.add_parser("score", help=text)
+    score.add_argument("decoded", metavar="DECODED", help="a file, or a folder of files named as their references are")
+    score.add_argument("reference", metavar="REFERENCE", help="a file, a folder, or a CSV manifest")
+    score.add_argument("--bytes", metavar="FOLDER", help="the coded files, of the same names, for real rates")
+    _add_rows(score)
+    _add_pages(score)
+    _add_downmix(score)
+    _add_protocol(score)
 
     probe = commands.add_parser("probe", help="what a linear classifier reads from the tokens")
     _add_set(probe)
@@ -192,14 +204,17 @@ def _add_output(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("-o", "--output", required=True, metavar=name, help=text)
 
 
-def _add_set(command: argparse.ArgumentParser, number: str = "+") -> None:
+def _add_set(command: argparse.ArgumentParser) -> argparse.Action:
     command.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
-    _add_inputs(command, number)
+    return _add_inputs(command)
 
 
-def _add_inputs(command: argparse.ArgumentParser, number: str = "+") -> None:
-    command.add_argument("inputs", nargs=number, metavar="INPUT", help="files, folders, or CSV manifests")
+def _add_inputs(command: argparse.ArgumentParser) -> argparse.Action:
+    inputs = command.add_argument(
+        "inputs", nargs="+", default=[], metavar="INPUT", help="files, folders, or CSV manifests"
+    )
     _add_rows(command)
+    return inputs
 
 
 def _add_rows(command: argparse.ArgumentParser) -> None:
@@ -210,9 +225,13 @@ def _add_rows(command: argparse.ArgumentParser) -> None:
         )
 
 
-def _add_pages(command: argparse.ArgumentParser) -> None:
+def _add_page(command: argparse.ArgumentParser) -> None:
     text = "one page that needs no network: curves, tables, files as players or pictures"
     command.add_argument("--html", metavar="OUT.html", help=text)
+
+
+def _add_pages(command: argparse.ArgumentParser) -> None:
+    _add_page(command)
     command.add_argument(
         "--jsonl", metavar="OUT.jsonl", help="write a line per file and rate as soon as it is measured"
     )
@@ -263,7 +282,7 @@ def _add_target(command: argparse._ActionsContainer) -> None:
 
 
 def _add_downmix(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--downmix", action="store_true", help="average stereo if the model takes one channel")
+    command.add_argument("--downmix", action="store_true", help="average stereo where one channel is taken")
 
 
 def _count(text: str) -> int:

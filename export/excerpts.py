@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,12 +29,22 @@ TALLEST = 2  # of a picture, in widths
 BINS, FRAMES = 112, 480  # of a spectrogram, at most
 
 
-def excerpt(signal: Tensor, sample_rate: int | None) -> Tensor:
-    """The part of a signal ``[C, *extent]`` that is shown: 10 seconds of two channels, or all of a picture made
-    smaller; a copy."""
-    if sample_rate is None:
-        return scaled(signal, SIDE).clone()
-    return signal[:2, : SECONDS * sample_rate].detach().cpu().clone()
+class Excerpt(NamedTuple):
+    """The part of a signal that is shown: 10 seconds of two channels, or all of a picture made smaller.
+
+    Args:
+        signal: ``[C, *extent]`` in [-1, 1].
+        sample_rate: Hz; None for pictures.
+    """
+
+    signal: Tensor
+    sample_rate: int | None
+
+
+def excerpt(signal: Tensor, sample_rate: int | None) -> Excerpt:
+    """What is shown of a signal ``[C, *extent]``; a copy."""
+    part = scaled(signal, SIDE) if sample_rate is None else signal[:2, : SECONDS * sample_rate].detach().cpu()
+    return Excerpt(part.clone(), sample_rate)
 
 
 def scaled(picture: Tensor, width: int) -> Tensor:
@@ -46,45 +57,42 @@ def scaled(picture: Tensor, width: int) -> Tensor:
     return torch.nn.functional.interpolate(picture[None], size, mode="bilinear", antialias=True)[0].clamp(-1, 1)
 
 
-def shown(signals: Sequence[Tensor], sample_rate: int | None, names: Sequence[str], budget: int) -> list[str]:
-    """The same excerpt of several signals, as HTML, in about so many bytes together.
+def shown(excerpts: Sequence[Excerpt], names: Sequence[str], budget: int) -> list[str]:
+    """Excerpts of one file and of what became of it, as HTML, in about so many bytes together.
 
     Args:
-        signals: Of `excerpt`.
-        sample_rate: Hz; None for pictures.
+        excerpts: All of sounds, or all of pictures; the first sets the brightness of spectrograms.
         names: What a reader who cannot see is told that each is.
         budget: Bytes of the files, which take a third more in the page.
     """
-    if sample_rate is None:
-        return _pictures(signals, names, budget)
-    if not all(signal.numel() for signal in signals):
-        return ["<p>No sound: the file is empty.</p>" for _ in signals]
-    spectrograms = _spectrograms(signals, sample_rate, names)
-    return [
-        player + picture for player, picture in zip(_players(signals, sample_rate, budget), spectrograms, strict=True)
-    ]
+    if excerpts[0].sample_rate is None:
+        return _pictures(excerpts, names, budget)
+    if not all(each.signal.numel() for each in excerpts):
+        return ["<p>No sound: the file is empty.</p>" for _ in excerpts]
+    pairs = zip(_players(excerpts, budget), _spectrograms(excerpts, names), strict=True)
+    return [player + picture for player, picture in pairs]
 
 
-def _pictures(signals: Sequence[Tensor], names: Sequence[str], budget: int) -> list[str]:
+def _pictures(excerpts: Sequence[Excerpt], names: Sequence[str], budget: int) -> list[str]:
     for width, quality in PICTURES:
-        files = [_picture_bytes(scaled(signal, width).numpy(), quality) for signal in signals]
+        files = [_picture_bytes(scaled(each.signal, width).numpy(), quality) for each in excerpts]
         if sum(map(len, files)) <= budget:
             break
     return [_image(data, name) for data, name in zip(files, names, strict=True)]
 
 
-def _players(signals: Sequence[Tensor], sample_rate: int, budget: int) -> list[str]:
+def _players(excerpts: Sequence[Excerpt], budget: int) -> list[str]:
     forms = ("flac", "opus") if has_format("opus") else ("flac",)
     for seconds, form in SOUNDS:
         if form in forms:
-            cut = [signal[:, : seconds * sample_rate].numpy() for signal in signals]
-            files = [_sound_bytes(signal, sample_rate, form) for signal in cut]
+            files = [_sound_bytes(signal.numpy(), rate or 0, form, seconds) for signal, rate in excerpts]
             if sum(map(len, files)) <= budget:
                 break
-    return [f'<audio controls preload="none" src="{_uri(_kind(data), data)}"></audio>' for data in files]
+    return [f'<audio controls preload="metadata" src="{_uri(_kind(data), data)}"></audio>' for data in files]
 
 
-def _sound_bytes(signal: np.ndarray, sample_rate: int, form: str) -> bytes:
+def _sound_bytes(signal: np.ndarray, sample_rate: int, form: str, seconds: int) -> bytes:
+    signal = signal[:, : seconds * sample_rate]
     if form == "opus":
         return opus_to_bytes(signal, sample_rate, KILOBITS * len(signal))
     with tempfile.TemporaryDirectory(prefix="sigtok") as folder:
@@ -97,13 +105,13 @@ def _kind(sound: bytes) -> str:
     return "audio/flac" if sound.startswith(b"fLaC") else "audio/ogg"
 
 
-def _spectrograms(signals: Sequence[Tensor], sample_rate: int, names: Sequence[str]) -> list[str]:
+def _spectrograms(excerpts: Sequence[Excerpt], names: Sequence[str]) -> list[str]:
     """As bright as the first of them, whose loudest place is brightest."""
-    mono = [signal.mean(0, keepdim=True) for signal in signals]
+    mono = [each.signal.mean(0, keepdim=True) for each in excerpts]
     loudest = float(spectrum(mono[0]).max())
     pictures = []
-    for signal, name in zip(mono, names, strict=True):
-        colours = torch.from_numpy(spectrogram(signal, sample_rate, loudest))
+    for signal, each, name in zip(mono, excerpts, names, strict=True):
+        colours = torch.from_numpy(spectrogram(signal, each.sample_rate or 0, loudest))
         size = (min(BINS, colours.shape[1]), min(FRAMES, colours.shape[2]))
         small = torch.nn.functional.interpolate(colours[None], size, mode="area")[0]
         pictures.append(_image(_picture_bytes(small.numpy(), 60), f"Spectrogram, {name}"))

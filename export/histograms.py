@@ -12,7 +12,7 @@ from sigtok.codecs.metrics.codes import usage
 from .blocks import card
 from .tables import number
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 240, 120, 34, 16  # of the drawing and its margins
+WIDTH, HEIGHT, LEFT, BOTTOM = 250, 120, 48, 16  # of the drawing and its margins
 CORNERS = 90  # of the curve, at most
 
 
@@ -33,20 +33,21 @@ def _drawing(counts: Tensor) -> str:
     size, tokens = len(counts), int(counts.sum())
     shares = (np.sort(counts[counts > 0].numpy())[::-1] / tokens).tolist()
     ranks = np.unique(np.geomspace(1, len(shares), CORNERS).round().astype(int)).tolist()
-    top, low = 0.0, math.log10(min(shares[-1], 1 / size))
+    top, low = math.ceil(math.log10(shares[0])), math.log10(min(shares[-1], 1 / size)) - 0.3
     across = math.log10(size) or 1.0
 
     def x(rank: int) -> float:
         return LEFT + (WIDTH - LEFT - 4) * math.log10(rank) / across
 
     def y(share: float) -> float:
-        return 6 + (HEIGHT - BOTTOM - 6) * (top - math.log10(share)) / ((top - low) or 1.0)
+        return 6 + (HEIGHT - BOTTOM - 6) * (top - math.log10(share)) / (top - low)
 
     floor = HEIGHT - BOTTOM
     corners = " ".join(f"{x(rank):.1f},{y(shares[rank - 1]):.1f}" for rank in ranks)
     area = f"{x(1):.1f},{floor} {corners} {x(len(shares)):.1f},{floor}"
     upright = [
-        f'<text x="{LEFT - 4}" y="{y(share) + 4:.1f}" text-anchor="end">{name}</text>' for share, name in _shares(low)
+        f'<text x="{LEFT - 4}" y="{y(share) + 4:.1f}" text-anchor="end">{name}</text>'
+        for share, name in _shares(top, low)
     ]
     flat = [f'<text x="{x(rank):.1f}" y="{HEIGHT - 3}" text-anchor="{anchor}">{rank:,}</text>'
             for rank, anchor in ((1, "start"), (size, "end"))]  # fmt: skip
@@ -60,7 +61,7 @@ def _drawing(counts: Tensor) -> str:
     )
 
 
-def _shares(low: float) -> list[tuple[float, str]]:
+def _shares(top: int, low: float) -> list[tuple[float, str]]:
     """Powers of ten down to the lowest share, every second where there are many, in per cent."""
-    decades = range(0, math.floor(low) - 1, -1 if low > -3 else -2)
-    return [(10.0**decade, f"{100 * 10.0**decade:g} %") for decade in decades if decade >= low]
+    decades = range(top, math.ceil(low) - 1, -1 if top - low < 4 else -2)
+    return [(10.0**decade, f"{100 * 10.0**decade:g} %") for decade in decades]

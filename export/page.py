@@ -15,6 +15,7 @@ from .evaluate import Row
 from .excerpts import shown
 from .histograms import histogram
 from .picture import Curve, Panel, Point, svg
+from .sight import Sight
 from .sweep import SCALES, bd_table, figure_heads, figures, percent, rungs, shown_rate
 from .tables import number
 from .worst import Worst
@@ -30,9 +31,13 @@ MEDIA_BYTES = 4_800_000  # of all players and pictures of a page, which take a t
 FIGURES = """Rates are those of real files, headers included. Means over files have the 95 % interval of a bootstrap
 over files. Speeds are those of one thread, from signal to file and back; memory is the most that the whole process had
 held by the last file, libraries and all rates included."""
+SCORED = """Means over files have the 95 % interval of a bootstrap over files. Rates are those of the coded files, where
+these were named. Sounds were cut to the shorter of a pair, and looked at for a delay, which every waveform metric
+suffers from."""
 CODES = """Share of every code, the most frequent first, on two logarithmic axes; dashed is even use. A curve that
 ends before the right edge leaves codes unused; few tokens cannot show all codes, so compare with what even use would
 show."""
+MOST_CARDS = 12  # beside one original
 STORED = """Players hold at most 10 seconds, as FLAC, or as Opus of 96 kbit/s a channel where that is too large;
 pictures are WebP, scaled down to 512 pixels across. Both of a pair are stored alike; figures are of whole files."""
 
@@ -102,6 +107,62 @@ def evaluation_page(
     return frame(f"{record['model']}: rate and quality", parts)
 
 
+def comparison_page(
+    record: Row, modality: str, metrics: Sequence[str], curves: Sequence[Panel], sights: Sequence[Sight]
+) -> str:
+    """The page of a record of `compare.compare`, with some files as every model and format gave them."""
+    points = record["points"]
+    models = ", ".join(model["name"] for model in record["models"])
+    about = [
+        *((model["name"], f"stream id {model['stream_id']}") for model in record["models"]),
+        ("files", f"{record['files']}, {record['bad_files']} bad" if record["bad_files"] else str(record["files"])),
+        ("command", record["command"]),
+    ]
+    names = [("model", [point["model"] for point in points]), ("point", [point["point"] for point in points])]
+    parts = [
+        facts(about),
+        "<h2>Quality over rate</h2>",
+        *drawings(models, curves),
+        "<h2>Figures</h2>",
+        summaries(names, points, modality, metrics),
+        f"<p>{escape(FIGURES)}</p>",
+        *_side_by_side(sights, metrics[0], modality),
+        *_protocol(record["protocol"]),
+    ]
+    return frame(f"{models}: side by side", parts)
+
+
+def _side_by_side(sights: Sequence[Sight], metric: str, modality: str) -> list[str]:
+    if modality == "features" or not sights:
+        return []
+    parts = ["<h2>The same files</h2>", f"<p>Each model at its highest rate. {escape(STORED)}</p>"]
+    for sight in sights:
+        made = list(sight.found.items())[:MOST_CARDS]
+        excerpts = [*sight.original, *(found for _, (_, _, found) in made)]
+        names = [f"{sight.file}, original", *(f"{sight.file}, {name}" for name, _ in made)]
+        media = shown(excerpts, names, MEDIA_BYTES // len(sights))
+        cards = [card(sight.file, _extent(made[0][1][1]), media[0])]
+        for (name, (point, row, _)), html in zip(made, media[1:], strict=True):
+            figures = f"{point} · {metric.replace('_', ' ')} {number(row[metric])}{_rate(row)}"
+            cards.append(card(name, figures, html))
+        parts.append(side_by_side(cards))
+    return parts
+
+
+def score_page(record: Row, modality: str, metrics: Sequence[str], worst: Worst) -> str:
+    """The page of a record of `score.score`."""
+    name = record["model"]
+    parts = [
+        facts(_origin(record)),
+        "<h2>Figures</h2>",
+        summaries([("decoded", [name])], record["rates"], modality, metrics),
+        f"<p>{escape(SCORED)}</p>",
+        *worst_files(worst, name, MEDIA_BYTES),
+        *_protocol(record["protocol"]),
+    ]
+    return frame(f"{name}: quality beside its references", parts)
+
+
 def drawings(name: str, curves: Sequence[Panel]) -> list[str]:
     """Panels that have points, each a drawing."""
     return [drawing(svg(name, [panel])) for panel in curves if any(curve.points for curve in panel.curves)]
@@ -151,13 +212,13 @@ def worst_files(worst: Worst, name: str, budget: int) -> list[str]:
         f"<p>By {escape(metric)}, {'highest' if worst.sign < 0 else 'lowest'} first, at {escape(name)}. "
         f"{escape(STORED) if worst.perceived else ''}</p>",
     ]
-    for row, *signals in worst.found:
+    for row, *excerpts in worst.found:
         file = str(row["file"])
         figures, names = f"{metric} {number(row[worst.metric])}{_rate(row)}", (f"{file}, original", f"{file}, decoded")
         if not worst.perceived:
             parts.append(card(file, figures))
             continue
-        media = shown(signals, worst.sample_rate, names, budget // len(worst.found))
+        media = shown(excerpts, names, budget // len(worst.found))
         parts.append(side_by_side([card(file, _extent(row), media[0]), card("decoded", figures, media[1])]))
     return parts
 
@@ -183,12 +244,10 @@ def _origin(record: Row) -> list[tuple[str, str]]:
         if record["bad_files"]
         else f"{record['files']} ({size})"
     )
-    return [
-        ("model", record["model"]),
-        ("stream id", record["stream_id"]),
-        ("files", files),
-        ("command", record["command"]),
-    ]
+    signed = [("stream id", record["stream_id"])] if "stream_id" in record else []
+    late = record["rates"][0].get("late_files")
+    lags = [] if late is None else [("delayed", f"{late} files")]
+    return [("model", record["model"]), *signed, ("files", files), *lags, ("command", record["command"])]
 
 
 def _protocol(protocol: Row) -> list[str]:

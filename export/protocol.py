@@ -81,19 +81,28 @@ def protocol_of(
             "weights_sha256": record_of(args.model)["weights_sha256"],
         },
         "files": [{**record, **extents.get(record["file"], {})} for record in files.records],
+        "rates": [evaluation.point for evaluation in evaluations],
+        "device": args.device,
+        **conditions(args, first.metrics, spec.sample_rate if spec.modality == "audio" else None, about["versions"]),
+    }
+
+
+def conditions(
+    args: Namespace, metrics: Iterable[str], sample_rate: int | None, versions: Mapping[str, str]
+) -> dict[str, Any]:
+    """What holds for every file, of any command; sounds are resampled to a rate in Hz, None for no sounds."""
+    return {
         "where": [list(pair) for pair in args.where],
         "exclude": [list(pair) for pair in args.exclude],
         "size": args.size,
         "crop": "middle square" if args.size else "none",
         "downmix": args.downmix,
-        "resampling": f"soxr HQ to {spec.sample_rate} Hz" if spec.modality == "audio" else "none",
-        "rates": [evaluation.point for evaluation in evaluations],
-        "metrics": metric_versions(first.metrics, about["versions"]),
+        "resampling": f"soxr HQ to {sample_rate} Hz" if sample_rate else "none",
+        "metrics": metric_versions(metrics, versions),
         "perceptual": hash_of(args.perceptual)["sha256"] if args.perceptual else None,
         "bootstrap": {"seed": SEED, "resamplings": RESAMPLINGS},
-        "device": args.device,
         "threads": torch.get_num_threads(),
-        "versions": dict(about["versions"]),
+        "versions": dict(versions),
     }
 
 

@@ -22,7 +22,7 @@ from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import CodecSpec
 
 from .evaluate import THREADS, Evaluation, Row, metric_names, metrics_of, threads
-from .exits import DATA, DIFFERENT, GOOD, USAGE, Failure, located, say
+from .exits import DATA, DIFFERENT, GOOD, NO_OUTPUT, USAGE, Failure, located, say
 from .inputs import SUFFIXES, Inputs, Item, Reader, gather
 from .outputs import check_not_input, identities, making, write_file, writing_lines
 from .page import evaluation_page, page
@@ -31,10 +31,10 @@ from .picture import Curve, Panel, Point, svg
 from .protocol import Earlier, Files, protocol_of
 from .protocol import told as told_again
 from .released import check_alone, described, open_model, resolve, resolve_quality, spec_of
-from .sweep import SCALES, Sweep, swept_metrics, told
+from .sweep import Sweep, swept_metrics, told
 from .tables import markdown, number, shown
 from .transcode import each
-from .worst import Worst
+from .worst import Worst, worst_of
 
 LIBRARIES = ("sigtok", "torch", "numpy", "soundfile", "soxr", "pillow", "pillow-jxl-plugin", "ssimulacra2")
 UNITS = {  # of the rate
@@ -88,7 +88,7 @@ def evaluate(args: Namespace) -> int:
     metrics = earlier.chosen(metrics) if earlier else metrics
     rates = [resolve_quality(codec, rate, quality) for rate, quality in product(rates, args.qualities or [None])]
     evaluations = [Evaluation(codec, rate, reader, metrics) for rate in rates]
-    worst = [worst_of(spec, next(iter(metrics))) for _ in evaluations]
+    worst = [worst_of(next(iter(metrics)), spec.modality, spec.sample_rate) for _ in evaluations]
     for evaluation, kept in zip(evaluations, worst, strict=True):
         evaluation.seen = kept.see if args.html else None
 
@@ -122,13 +122,8 @@ def earlier_of(args: Namespace) -> Earlier | None:
     return earlier
 
 
-def worst_of(spec: CodecSpec, metric: str) -> Worst:
-    """The files that are worst by a metric, kept for a page."""
-    return Worst(metric, SCALES[spec.modality][metric].sign, spec.modality, spec.sample_rate)
-
-
 def check_sweep(args: Namespace) -> None:
-    """Raise Failure if a sweep is asked for and something else as well, or a page of none."""
+    """Raise Failure if a sweep is asked for and something else as well, or a model beside none."""
     others = ("codebooks", "queries", "windows", "qualities", "picture")
     if given := [name for name in others if args.sweep and getattr(args, name)]:
         raise Failure(USAGE, f"--sweep takes every rung, got --{given[0]} as well; leave one out")
@@ -164,7 +159,8 @@ def check_pictures_only(modality: str, options: Mapping[str, Any]) -> None:
 def check_outputs(args: Namespace, inputs: Inputs) -> None:
     """Raise Failure if what ``--json``, ``--jsonl``, ``--picture`` and ``--html`` name cannot be written, or is an
     input."""
-    read = identities([*args.inputs, *(item.path for item in inputs.items)])
+    named = [*args.inputs, *filter(None, [getattr(args, "protocol", None)])]
+    read = identities([*named, *(item.path for item in inputs.items)])
     seen: dict[str, str] = {}
     for option, (what, suffix) in WRITTEN.items():
         path = getattr(args, option, None)
@@ -176,9 +172,9 @@ def check_outputs(args: Namespace, inputs: Inputs) -> None:
         if path in seen:
             raise Failure(USAGE, f"{path}: --{option} and --{seen[path]} are two files, got one name; rename one")
         if not Path(path).absolute().parent.is_dir():
-            raise Failure(USAGE, f"{path}: a {what} goes into a folder that exists, got none; make it")
+            raise Failure(NO_OUTPUT, f"{path}: a {what} goes into a folder that exists, got none; make it")
         if Path(path).is_dir():
-            raise Failure(USAGE, f"{path}: a {what} is a file, got a folder; choose another name")
+            raise Failure(NO_OUTPUT, f"{path}: a {what} is a file, got a folder; choose another name")
         seen[path] = option
 
 

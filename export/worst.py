@@ -7,7 +7,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .evaluate import Row
-from .excerpts import excerpt
+from .excerpts import Excerpt, excerpt
+from .sweep import SCALES
 
 COUNT = 10
 
@@ -16,8 +17,8 @@ class Kept(NamedTuple):
     """A row and what is shown of its signals."""
 
     row: Row
-    reference: Tensor
-    reconstruction: Tensor
+    reference: Excerpt
+    reconstruction: Excerpt
 
 
 class Worst:
@@ -48,3 +49,8 @@ class Worst:
 
     def _goodness(self, row: Row) -> float:
         return self.sign * row[self.metric]
+
+
+def worst_of(metric: str, modality: str, sample_rate: int | None) -> Worst:
+    """The files that are worst by a metric of `sweep.SCALES`."""
+    return Worst(metric, SCALES[modality][metric].sign, modality, sample_rate)
