@@ -10,7 +10,6 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +26,8 @@ from sigtok.codecs.metrics.neurograms import ViSQOL
 from sigtok.codecs.metrics.perceptual import load_lpips, lpips
 from sigtok.codecs.metrics.ssimulacra import ssimulacra
 from sigtok.codecs.metrics.texture import dists, load_dists
+
+from .inputs import hash_of
 
 Measure = Callable[[Tensor, Tensor, int], float]  # reconstruction and reference, [1, C, *extent]; Hz
 SILENCE = 1e-5  # deviation; below half a step of 16 bits there is no signal to relate a distortion to
@@ -114,8 +115,8 @@ class Metric(NamedTuple):
             return {**known, "not_computed": reason}
         names = [package.distribution for package in self.packages] or ["sigtok"]
         files = [find(tools) for find in self.weights]
-        hashes = [{"file": file.name, "sha256": sha256(file.read_bytes()).hexdigest()} for file in files]
-        return {**known, "versions": {name: version_of(name) for name in names}, "weights": hashes}
+        weights = [{"file": file.name, "sha256": hash_of(file)["sha256"]} for file in files]
+        return {**known, "versions": {name: version_of(name) for name in names}, "weights": weights}
 
 
 class Lazy:

@@ -276,9 +276,13 @@ def test_the_metrics_that_are_asked_for_are_measured(command, here, model, monke
     assert " si_sdr " not in out and " snr " in out and "pesq" in out
     assert err == "sigtok: pesq: not computed (pesq is not installed; pip install 'sigtok[eval-itu]')\n"
     record = json.loads(Path("r.json").read_text())
-    assert set(record["metrics"]) == {"snr", "pesq"} and record["metrics"]["snr"]["versions"].keys() == {"sigtok"}
+    assert set(record["protocol"]["metrics"]) == {"snr", "pesq"} and record["protocol"]["metrics"]["snr"][
+        "versions"
+    ].keys() == {"sigtok"}
     row = (record["points"] if command[0] == "compare" else record["rates"])[0]["rows"][0]
-    assert row["pesq"] is None and row["not_computed"] == {"pesq": record["metrics"]["pesq"]["not_computed"]}
+    assert row["pesq"] is None and row["not_computed"] == {
+        "pesq": record["protocol"]["metrics"]["pesq"]["not_computed"]
+    }
     assert isinstance(row["snr"], float) and "mel_distance" not in row
 
 
@@ -286,7 +290,7 @@ def test_a_sweep_takes_the_metrics_that_are_asked_for(here, model):
     line = ["evaluate", model, "a.wav", "--sweep", "--json", "r.json", "--html", "r.html"]
     assert main([*line, "--metrics", "stoi"]) == 0
     record = json.loads(Path("r.json").read_text())
-    assert {found["metric"] for found in record["bd_rate"]} <= {"stoi"} == set(record["metrics"])
+    assert {found["metric"] for found in record["bd_rate"]} <= {"stoi"} == set(record["protocol"]["metrics"])
     assert "STOI, 0 to 1" in Path("r.html").read_text()
 
 
@@ -307,6 +311,6 @@ def test_a_wrong_choice_costs_one_line(options, mark, here, model, capsys):
 def test_the_record_has_default_metrics_and_their_origin(here, model):
     assert main(["evaluate", model, "a.wav", "--json", "r.json", "--codebooks", "2"]) == 0
     record = json.loads(Path("r.json").read_text())
-    assert list(record["metrics"]) == default_metrics("audio")
+    assert list(record["protocol"]["metrics"]) == default_metrics("audio")
     row, signal = record["rates"][0]["rows"][0], speech()[..., :RATE]
     assert set(METRICS["audio"]) <= set(row) and snr(signal, signal) > 90
