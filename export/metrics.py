@@ -21,6 +21,7 @@ from sigtok.codecs.metrics import itu, opinion, speaker, words
 from sigtok.codecs.metrics.audio import mel_distance, si_sdr, snr, stoi
 from sigtok.codecs.metrics.features import cosine, relative_error
 from sigtok.codecs.metrics.image import ms_ssim, psnr, ssim
+from sigtok.codecs.metrics.intonation import pitch_cents, voicing_error
 from sigtok.codecs.metrics.neurograms import RATE as MUSIC_RATE
 from sigtok.codecs.metrics.neurograms import ViSQOL
 from sigtok.codecs.metrics.perceptual import load_lpips, lpips
@@ -262,6 +263,20 @@ KNOWN: dict[str, Metric] = {
             make=lambda: _of_voices(extended=True),
             pictured=False,
             sample_rate=10_000,
+        ),
+        SOUND(
+            name="pitch_cents",
+            label="pitch error, cents (lower is better)",
+            sign=-1,
+            make=lambda: pitch_cents,
+            pictured=False,
+        ),
+        SOUND(
+            name="voicing_error",
+            label="voicing error, 0 to 1 (lower is better)",
+            sign=-1,
+            make=lambda: voicing_error,
+            pictured=False,
         ),
         SOUND(
             name="pesq",

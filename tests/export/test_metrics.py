@@ -97,7 +97,7 @@ def test_equal_pictures_are_best_and_noise_worse(name):
     assert values[0] > values[1] > values[2]
 
 
-@pytest.mark.parametrize("name", ["stoi", "pesq", "speaker_similarity", "dnsmos"])
+@pytest.mark.parametrize("name", ["stoi", "pesq", "speaker_similarity", "dnsmos", "pitch_cents", "voicing_error"])
 def test_a_value_is_the_mean_over_channels(name):
     one, other = noisy(speech(), 0.005), low_passed(speech(), 1500)
     both = measure(name)(torch.cat((one, other), 1), speech().expand(1, 2, -1), RATE)
@@ -204,7 +204,7 @@ def test_a_metric_is_made_once_also_if_that_fails():
 
 
 def test_what_needs_nothing_is_measured_always():
-    assert list(METRICS["audio"]) == ["mel_distance", "si_sdr", "stoi", "estoi"]
+    assert list(METRICS["audio"]) == ["mel_distance", "si_sdr", "stoi", "estoi", "pitch_cents", "voicing_error"]
     assert list(METRICS["image"]) == ["psnr", "ssim", "ms_ssim"]
     assert all(not KNOWN[name].packages and not KNOWN[name].weights for names in METRICS.values() for name in names)
     assert {name for name in AUDIO if KNOWN[name].use == ABLE} == {"pesq"}
