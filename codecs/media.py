@@ -110,7 +110,7 @@ def read_audio(
         signal = _frames(path, sound, frames)
         rate, lossy = sound.samplerate, sound.format in ("OGG", "MP3")
     signal = _mixed(path, _in_range(path, signal, warn=not lossy), channels, downmix)
-    return (signal, rate) if sample_rate is None else (_resampled(signal, rate, sample_rate), sample_rate)
+    return (signal, rate) if sample_rate is None else (resampled(signal, rate, sample_rate), sample_rate)
 
 
 def write_audio(path: PathLike, signal: Any, sample_rate: int) -> None:
@@ -293,7 +293,7 @@ def opus_to_bytes(signal: np.ndarray, sample_rate: int, kilobits: int) -> bytes:
         )
     encoded, (least, most) = io.BytesIO(), OPUS_KILOBITS
     level = (most - kilobits / channels) / (most - least)
-    sound = _resampled(signal, sample_rate, OPUS_RATE).T
+    sound = resampled(signal, sample_rate, OPUS_RATE).T
     soundfile.write(encoded, sound, OPUS_RATE, format="OGG", subtype="OPUS", compression_level=level)
     return _without_comments(encoded.getvalue())
 
@@ -303,7 +303,7 @@ def opus_from_bytes(data: bytes, sample_rate: int) -> np.ndarray:
     import soundfile
 
     sound, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    return _resampled(np.clip(sound.T, -1, 1), OPUS_RATE, sample_rate)
+    return resampled(np.clip(sound.T, -1, 1), OPUS_RATE, sample_rate)
 
 
 def _without_comments(data: bytes) -> bytes:
@@ -467,7 +467,8 @@ def _mixed(path: PathLike, signal: np.ndarray, channels: int | None, downmix: bo
     raise ValueError(f"{path}: {channels} channels are required, got {len(signal)}; {advice}")
 
 
-def _resampled(signal: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+def resampled(signal: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """A sound ``[C, T]`` in [-1, 1] at another rate in Hz, band limited (soxr HQ), clipped to [-1, 1]."""
     import soxr
 
     _check_rate("resampling", sample_rate)

@@ -17,9 +17,10 @@ from page import Shown, counted, speeds, write_page
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.media import write_audio, write_image
 from sigtok.codecs.spec import Rate
-from sigtok.export.evaluate import METRICS, measured, round_trip
+from sigtok.export.evaluate import measured, round_trip
 from sigtok.export.exits import Failure
 from sigtok.export.inputs import Reader
+from sigtok.export.metrics import METRICS
 from sigtok.export.released import open_model
 from sigtok.export.tables import columns, number
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "info": "information",
     "evaluate": "report",
     "compare": "compare",
+    "score": "score",
     "probe": "probe",
     "export": "ship",
 }  # command: the module of ours that has a function of that name
@@ -109,7 +110,10 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="as JSON")
 
     evaluate = commands.add_parser("evaluate", help="rate, quality and speed of a model over files")
-    _add_set(evaluate)
+    _add_set(evaluate).required = False  # with --protocol; nargs="*" would take no inputs behind an option
+    text = "measure again what this result was measured on; exit code 1 if the figures are others"
+    evaluate.add_argument("--protocol", metavar="RESULT.json", help=text)
+    _add_pages(evaluate)
     evaluate.add_argument("--picture", metavar="OUT.svg", help="draw quality over rate, one curve per window")
     _add_rate(evaluate, _counts)
     _add_quality(evaluate, _amounts)
@@ -119,12 +123,11 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--beside", action="append", metavar="MODEL", help="another model of the same signals in a sweep; repeatable"
     )
-    evaluate.add_argument("--html", metavar="OUT.html", help="one page of a sweep: curves and tables")
     _add_windows(evaluate)
     _add_downmix(evaluate)
     _add_protocol(evaluate)
 
-    compare = commands.add_parser("compare", help="several models over the same files, beside JPEG and WebP")
+    compare = commands.add_parser("compare", help="several models over the same files, beside JPEG, WebP or Opus")
     _add_inputs(compare)
     compare.add_argument(
         "-m",
@@ -138,14 +141,25 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--with",
         dest="formats",
-        metavar="jpeg,webp,avif,jxl",
+        metavar="jpeg,webp,avif,jxl,opus",
         help="these formats too, at the sizes of the models' files",
     )
     compare.add_argument("--picture", metavar="OUT.svg", help="draw quality over rate, one curve per model and format")
+    _add_page(compare)
     _add_rate(compare, _counts)
     _add_quality(compare, _amounts)
     _add_downmix(compare)
     _add_protocol(compare)
+
+    text = "decoded files of any codec beside their references: quality, and rate with --bytes"
+    score = commands.add_parser("score", help=text)
+    score.add_argument("decoded", metavar="DECODED", help="a file, or a folder of files named as their references are")
+    score.add_argument("reference", metavar="REFERENCE", help="a file, a folder, or a CSV manifest")
+    score.add_argument("--bytes", metavar="FOLDER", help="the coded files, of the same names, for real rates")
+    _add_rows(score)
+    _add_pages(score)
+    _add_downmix(score)
+    _add_protocol(score)
 
     probe = commands.add_parser("probe", help="what a linear classifier reads from the tokens")
     _add_set(probe)
@@ -190,18 +204,37 @@ def _add_output(command: argparse.ArgumentParser, name: str) -> None:
     command.add_argument("-o", "--output", required=True, metavar=name, help=text)
 
 
-def _add_set(command: argparse.ArgumentParser) -> None:
+def _add_set(command: argparse.ArgumentParser) -> argparse.Action:
     command.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
-    _add_inputs(command)
+    return _add_inputs(command)
 
 
-def _add_inputs(command: argparse.ArgumentParser) -> None:
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or CSV manifests")
+def _add_inputs(command: argparse.ArgumentParser) -> argparse.Action:
+    inputs = command.add_argument(
+        "inputs", nargs="+", default=[], metavar="INPUT", help="files, folders, or CSV manifests"
+    )
+    _add_rows(command)
+    return inputs
+
+
+def _add_rows(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", metavar="OUT", help="write every row and where it comes from; - for stdout")
     for option, rows in {"--where": "rows of a manifest", "--exclude": "without these rows"}.items():
         command.add_argument(
             option, action="append", default=[], type=_pair, metavar="COLUMN=VALUE", help=f"{rows}; repeatable"
         )
+
+
+def _add_page(command: argparse.ArgumentParser) -> None:
+    text = "one page that needs no network: curves, tables, files as players or pictures"
+    command.add_argument("--html", metavar="OUT.html", help=text)
+
+
+def _add_pages(command: argparse.ArgumentParser) -> None:
+    _add_page(command)
+    command.add_argument(
+        "--jsonl", metavar="OUT.jsonl", help="write a line per file and rate as soon as it is measured"
+    )
 
 
 def _add_protocol(command: argparse.ArgumentParser) -> None:
@@ -214,6 +247,9 @@ def _add_protocol(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--perceptual", metavar="FILE", help="measure LPIPS by these weights, made by sigtok-train backbone"
     )
+    text = "these metrics, a list of names (README, Metrics), of default and of all; default: the fast ones"
+    command.add_argument("--metrics", metavar="NAMES", help=text)
+    command.add_argument("--whisper", metavar="FILE", help="a checkpoint of Whisper for word_error_rate (.pt)")
 
 
 def _add_windows(command: argparse.ArgumentParser) -> None:
@@ -249,7 +285,7 @@ def _add_target(command: argparse._ActionsContainer) -> None:
 
 
 def _add_downmix(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--downmix", action="store_true", help="average stereo if the model takes one channel")
+    command.add_argument("--downmix", action="store_true", help="average stereo where one channel is taken")
 
 
 def _count(text: str) -> int:

@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import product
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sigtok.codecs.codec import Codec
-from sigtok.codecs.media import LOSSY, has_format, image_from_bytes, image_to_bytes
+from sigtok.codecs.media import LOSSY, OPUS_KILOBITS, has_format
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import CodecSpec, Rate
 
-from .evaluate import Evaluation, Metric, Row, area, distances, metric_names, metrics_of, summarised
+from .evaluate import Evaluation, Row, area, distances, duration, summarised
 from .exits import USAGE, Failure, say
 from .inputs import SUFFIXES, Item, Reader, gather
-from .peers import NAMES
+from .metrics import Measure, default_metrics, metric_names, metrics_of, tools_of
+from .page import comparison_page
+from .peers import NAMES, Peer
 from .picture import Curve, Panel, Point, svg
+from .protocol import Files, conditions
 from .released import check_alone, described, open_model, resolve, resolve_quality, spec_of
 from .report import (
     UNITS,
+    asked_metrics,
+    check_judge,
     check_outputs,
     check_pictures_only,
     circumstances,
     drawn,
-    open_judge,
     protocol,
     write_json,
     write_text,
 )
+from .sight import Sight
 from .tables import markdown, number
 from .transcode import each
 
-WORST, BEST = 1, 100  # quality of a format
+WORST, BEST = 1, 100  # quality of a format of pictures
+SHOWN = 5  # files, on a page
 SETTINGS: dict[str, Callable[[str], Any]] = {  # of an operating point on the command line
     "codebooks": int,
     "queries": int,
@@ -59,13 +64,17 @@ def compare(args: Namespace) -> int:
     """Measure every input by every model at every operating point, and in every other format."""
     asked = points(args)
     specs = {model: spec_of(model) for model in asked}
-    modality, formats = one_modality(specs), formats_of(args.formats)
+    modality = one_modality(specs)
+    formats = formats_of(args.formats, list(specs.values()))
     rates = {model: [rate_of(specs[model], each) for each in settings] for model, settings in asked.items()}
     qualities = {model: [each.get("quality") for each in settings] for model, settings in asked.items()}
-    check_pictures_only(modality, {"--with": formats, "--size": args.size, "--perceptual": args.perceptual})
+    check_pictures_only(modality, {"--size": args.size, "--perceptual": args.perceptual})
+    tools = tools_of(args.perceptual, args.whisper)
+    chosen = asked_metrics(args, modality, tools, default_metrics(modality, tools))
     inputs = gather(args.inputs, SUFFIXES[modality], args.where, args.exclude)
     check_outputs(args, inputs)
-    metrics, names = metrics_of(modality, open_judge(args.perceptual)), labels(specs)
+    check_judge(args.perceptual)
+    metrics, names = metrics_of(modality, tools, chosen), labels(specs)
     codecs = {model: open_model(model, args.device) for model in specs}
     contenders = []
     for model, codec in codecs.items():
@@ -74,21 +83,27 @@ def compare(args: Namespace) -> int:
         for rate in dict.fromkeys(resolve_quality(codec, *pair) for pair in pairs):  # each once
             evaluation = Evaluation(codec, rate, reader, metrics)
             contenders.append(Contender(names[model], described(codec.spec, rate), evaluation))
-    comparison = Comparison(contenders, formats, metrics)
-    code = each(inputs, comparison.measure)
+    picked = spread([item.path for item in inputs.items], SHOWN) if args.html else []
+    comparison, files = Comparison(contenders, formats, metrics, picked), Files()
+    code = each(inputs, files.hashed(comparison.measure))
     if comparison.files:
+        about = circumstances(args.line)
         record = {
-            **circumstances(args.line),
+            **about,
             **(protocol(args.size, args.perceptual) if modality == "image" else {}),
             "models": [{"name": names[model], "stream_id": identity(codec)} for model, codec in codecs.items()],
             "files": comparison.files,
             "bad_files": len(inputs.items) - comparison.files,
+            "protocol": {"files": files.records, **conditions(args, chosen, resampled(specs), about["versions"])},
             "points": comparison.points(),
         }
         if args.json != "-":
             print(table(modality, record["points"]))
         if args.picture:
             write_text(args.picture, picture(modality, record["points"]))
+        if args.html:
+            curves = panels(modality, record["points"])
+            write_text(args.html, comparison_page(record, modality, list(metrics), curves, comparison.sights))
         write_json(args.json, record)
     return code
 
@@ -100,10 +115,18 @@ class Comparison:
         contenders: The models.
         formats: Some of `LOSSY`, for pictures.
         metrics: To measure.
+        picked: Files that a page shows, in ``sights``.
     """
 
-    def __init__(self, contenders: Sequence[Contender], formats: Sequence[str], metrics: Mapping[str, Metric]) -> None:
-        self.contenders, self.formats, self.metrics = contenders, formats, metrics
+    def __init__(
+        self,
+        contenders: Sequence[Contender],
+        formats: Sequence[str],
+        metrics: Mapping[str, Measure],
+        picked: Collection[str] = (),
+    ) -> None:
+        self.contenders, self.formats, self.metrics, self.picked = contenders, formats, metrics, picked
+        self.sights: list[Sight] = []
         self.beside: dict[tuple[str, int], list[Row]] = {pair: [] for pair in product(formats, range(len(contenders)))}
 
     @property
@@ -118,19 +141,36 @@ class Comparison:
             ValueError: If a model or a format does not take the file.
         """
         everything = [*(contender.evaluation.rows for contender in self.contenders), *self.beside.values()]
-        before = self.files
+        before, sight = self.files, Sight(item.path) if item.path in self.picked else None
         try:
-            sizes = [contender.evaluation.measure(path)["bytes"] for contender in self.contenders]
+            for name, point, evaluation in self.contenders:
+                evaluation.seen = sight.taker(name, point, evaluation.codec.spec.sample_rate) if sight else None
+                evaluation.measure(path)
             for form in self.formats:
-                ladder = Ladder(self.contenders[0].evaluation.reader.read(path), form, self.metrics)
-                for place, size in enumerate(sizes):
-                    self.beside[form, place].append(ladder.nearest(size))
+                self._beside(form, path, sight)
         except BaseException:
             for rows in everything:
                 del rows[before:]
             raise
         for rows in everything:
             rows[-1]["file"] = item.path
+        if sight:
+            self.sights.append(sight)
+
+    def _beside(self, form: str, path: str, sight: Sight | None) -> None:
+        """One more file in another format, as large as each model made it, and read as that model reads it."""
+        ladders: dict[tuple[int | None, int], Ladder] = {}
+        for place, (name, point, evaluation) in enumerate(self.contenders):
+            spec = evaluation.codec.spec
+            if (spec.sample_rate, spec.channels) not in ladders:
+                signal = evaluation.reader.read(path)
+                ladders[spec.sample_rate, spec.channels] = Ladder(signal, form, self.metrics, spec.sample_rate)
+            ladder = ladders[spec.sample_rate, spec.channels]
+            row = ladder.nearest(evaluation.rows[-1]["bytes"])
+            self.beside[form, place].append(row)
+            if sight:
+                take = sight.taker(NAMES[form], f"at {name}, {point}", spec.sample_rate)
+                take(row, ladder.signal, ladder.decoded(row))
 
     def points(self) -> list[Row]:
         """Summaries with their names and their files: of the models, then of the formats."""
@@ -204,19 +244,35 @@ def one_modality(specs: Mapping[str, CodecSpec]) -> str:
     return modalities[0]
 
 
-def formats_of(text: str | None) -> list[str]:
-    """Formats by name.
+def resampled(specs: Mapping[str, CodecSpec]) -> int | None:
+    """The rate of all models of sounds, Hz; that of the highest if they have several."""
+    return max((spec.sample_rate or 0 for spec in specs.values() if spec.modality == "audio"), default=None)
+
+
+def formats_of(text: str | None, specs: Sequence[CodecSpec]) -> list[str]:
+    """Formats by name, for the signals of some models.
 
     Raises:
-        Failure: If there is no such format, or this Pillow does not write it.
+        Failure: If there is no such format of such signals, or what is installed does not write it.
     """
     formats = list(dict.fromkeys(text.lower().split(","))) if text else []
+    modality, most = specs[0].modality, max(spec.channels for spec in specs)
+    able = {"image": LOSSY, "audio": ("opus",)}.get(modality, ())
     for form in formats:
-        if form not in LOSSY:
-            raise Failure(USAGE, f"--with takes {', '.join(LOSSY)}, got {form!r}; name some of them")
+        if form not in able:
+            takes = ", ".join(able) or "nothing"
+            raise Failure(USAGE, f"--with takes {takes} for models of {modality}, got {form!r}; drop it")
         if not has_format(form):
-            raise Failure(USAGE, f"--with {form}: the Pillow that is installed does not write it; drop it")
+            raise Failure(USAGE, f"--with {form}: what is installed does not write it; drop it")
+        if form == "opus" and most > 2:
+            raise Failure(USAGE, f"--with opus: is compared on 1 or 2 channels, got a model of {most}; drop it")
     return formats
+
+
+def spread(names: Sequence[str], most: int) -> list[str]:
+    """Some of several names, from the first to the last, evenly apart."""
+    count = min(most, len(names))
+    return [names[place * (len(names) - 1) // max(1, count - 1)] for place in range(count)]
 
 
 def labels(specs: Mapping[str, CodecSpec]) -> dict[str, str]:
@@ -229,46 +285,58 @@ def labels(specs: Mapping[str, CodecSpec]) -> dict[str, str]:
 
 
 class Ladder:
-    """One picture in one format at all qualities, each made when it is asked for.
+    """One signal in one format at all qualities, each made when it is asked for.
 
     Args:
-        signal: The picture ``[3, H, W]``.
-        form: One of `LOSSY`.
+        signal: ``[C, *extent]``.
+        form: One of `LOSSY`, or "opus".
         metrics: To measure.
+        sample_rate: Of a sound, Hz.
     """
 
-    def __init__(self, signal: Tensor, form: str, metrics: Mapping[str, Metric]) -> None:
-        self.signal, self.form, self.metrics = signal, form, metrics
+    def __init__(
+        self, signal: Tensor, form: str, metrics: Mapping[str, Measure], sample_rate: int | None = None
+    ) -> None:
+        self.signal, self.form, self.metrics, self.sample_rate = signal, form, metrics, sample_rate
+        self.peer = Peer(form, (), sample_rate)
+        least, most = OPUS_KILOBITS
+        self.ends = (WORST, BEST) if form != "opus" else (least * len(signal), most * len(signal))
         self.files: dict[int, tuple[bytes, float]] = {}  # by quality, with the seconds that they took
         self.rows: dict[int, Row] = {}
 
     def file(self, quality: int) -> bytes:
-        """The file of one quality."""
+        """The file of one quality; of Opus, kilobits per second."""
         if quality not in self.files:
             start = perf_counter()
-            data = image_to_bytes(self.signal.numpy(), self.form, quality)
+            data = self.peer.encode(self.signal.numpy(), quality)
             self.files[quality] = data, perf_counter() - start
         return self.files[quality][0]
 
     def nearest(self, size: int) -> Row:
         """The row of the file whose size is nearest to one in bytes; ``smallest`` if there is none as small."""
-        low, high = WORST, BEST
+        worst, best = low, high = self.ends
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if len(self.file(middle)) >= size else (middle + 1, high)
-        near = range(max(WORST, low - 2), min(BEST, low + 2) + 1)  # sizes rise with quality, nearly always
+        near = range(max(worst, low - 2), min(best, low + 2) + 1)  # sizes rise with quality, nearly always
         quality = min(near, key=lambda quality: abs(len(self.file(quality)) - size))
         return {**self.row(quality), "smallest": all(len(self.file(each)) > size for each in near)}
+
+    def decoded(self, row: Row) -> Tensor:
+        """The signal of the file of a row."""
+        return torch.from_numpy(self.peer.decode(self.file(row["quality"])))
 
     def row(self, quality: int) -> Row:
         """What can be said about the file of one quality."""
         if quality not in self.rows:
             data, seconds = self.file(quality), self.files[quality][1]
             start = perf_counter()
-            decoded: np.ndarray = image_from_bytes(data)
+            decoded = torch.from_numpy(self.peer.decode(data))
             times = {"encode_seconds": seconds, "decode_seconds": perf_counter() - start}
-            values, reasons = distances(torch.from_numpy(decoded), self.signal, "image", 0, self.metrics)
-            about = {"quality": quality, "bytes": len(data), **area(self.signal, len(data)), **times, **values}
+            rate, kind = self.sample_rate, "audio" if self.sample_rate else "image"
+            values, reasons = distances(decoded, self.signal, kind, rate or 0, self.metrics)
+            extent = duration(self.signal, rate, len(data)) if rate else area(self.signal, len(data))
+            about = {"quality": quality, "bytes": len(data), **extent, **times, **values}
             self.rows[quality] = about | ({"not_computed": reasons} if reasons else {})
         return self.rows[quality]
 
@@ -298,16 +366,21 @@ def table(modality: str, rows: Sequence[Row]) -> str:
 
 def picture(modality: str, rows: Sequence[Row]) -> str:
     """Quality over rate as SVG: a curve per model and per format."""
+    return svg("quality over rate", panels(modality, rows))
+
+
+def panels(modality: str, rows: Sequence[Row]) -> list[Panel]:
+    """Those of `picture`, one per metric that is drawn."""
     unit, short = UNITS[modality]
-    panels = []
+    found = []
     for metric, label in drawn(modality, rows[0]):
         curves = []
         for name in dict.fromkeys(row["model"] for row in rows):
-            found = [row for row in rows if row["model"] == name and row[unit] and row[metric]["mean"] is not None]
-            dots = (Point(row[unit], row[metric]["mean"], _dot(row, unit, short, metric)) for row in found)
+            some = [row for row in rows if row["model"] == name and row[unit] and row[metric]["mean"] is not None]
+            dots = (Point(row[unit], row[metric]["mean"], _dot(row, unit, short, metric)) for row in some)
             curves.append(Curve(name, tuple(sorted(dots))))
-        panels.append(Panel(f"rate of real bytes, {short}", label, tuple(curves)))
-    return svg("quality over rate", panels)
+        found.append(Panel(f"rate of real bytes, {short}", label, tuple(curves)))
+    return found
 
 
 def _dot(row: Row, unit: str, short: str, metric: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -19,74 +19,18 @@ from torch import Tensor
 
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.files import own_coder, tokens_from_bytes, tokens_to_bytes
-from sigtok.codecs.metrics.audio import mel_distance, si_sdr, stoi
 from sigtok.codecs.metrics.codes import CodeCounts
-from sigtok.codecs.metrics.features import cosine, relative_error
-from sigtok.codecs.metrics.image import ms_ssim, psnr, ssim
-from sigtok.codecs.metrics.perceptual import LPIPS, lpips
-from sigtok.codecs.metrics.ssimulacra import ssimulacra
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import Rate
 from sigtok.codecs.tokens import Tokens
 
 from .inputs import Reader
+from .metrics import METRICS, SILENCE, Measure
 
 Row = dict[str, Any]
-Metric = Callable[[Tensor, Tensor, int], float]  # reconstruction and reference, [1, C, *extent]; Hz
-
-
-def _of_voices(extended: bool) -> Metric:
-    """(E)STOI, the mean over channels."""
-
-    def measure(reconstruction: Tensor, reference: Tensor, sample_rate: int) -> float:
-        pairs = zip(reconstruction[0], reference[0], strict=True)
-        return float(np.mean([stoi(*pair, sample_rate, extended) for pair in pairs]))
-
-    return measure
-
-
-SILENCE = 1e-5  # deviation; below half a step of 16 bits there is no signal to relate a distortion to
-METRICS: dict[str, dict[str, Metric]] = {
-    "audio": {
-        "mel_distance": mel_distance,
-        "si_sdr": lambda reconstruction, reference, _: si_sdr(reconstruction, reference),
-        "stoi": _of_voices(extended=False),
-        "estoi": _of_voices(extended=True),
-    },
-    "image": {
-        "psnr": lambda reconstruction, reference, _: psnr(reconstruction, reference),
-        "ssim": lambda reconstruction, reference, _: ssim(reconstruction, reference),
-        "ms_ssim": lambda reconstruction, reference, _: ms_ssim(reconstruction, reference),
-    },
-    "features": {
-        "relative_error": lambda reconstruction, reference, _: relative_error(reconstruction, reference),
-        "cosine": lambda reconstruction, reference, _: cosine(reconstruction, reference),
-    },
-}
-OPTIONAL = ("lpips", "ssimulacra2")  # of images, where weights are given or the package is installed
-RESAMPLINGS = 1000  # of the bootstrap
+Seen = Callable[[Row, Tensor, Tensor], None]  # a row, its signal and the reconstruction, [C, *extent]
+RESAMPLINGS, SEED = 1000, 0  # of the bootstrap
 THREADS = 1  # of a codec under the clock
-
-
-def metrics_of(modality: str, judge: LPIPS | None = None) -> dict[str, Metric]:
-    """All metrics that can run here: those of `METRICS`, and of images LPIPS if there is one, and SSIMULACRA2 if its
-    package is installed."""
-    metrics = dict(METRICS[modality])
-    if modality == "image" and judge is not None:
-        metrics["lpips"] = _of_pictures(partial(lpips, judge))
-    if modality == "image" and importlib.util.find_spec("ssimulacra2"):
-        metrics["ssimulacra2"] = _of_pictures(ssimulacra)
-    return metrics
-
-
-def _of_pictures(measure: Callable[[Tensor, Tensor], float]) -> Metric:
-    """A metric of signals that have no sample rate."""
-    return lambda reconstruction, reference, _: measure(reconstruction, reference)
-
-
-def metric_names(modality: str, summary: Mapping[str, Any]) -> list[str]:
-    """Metrics of a modality that a summary has, those of `METRICS` even if it has not."""
-    return [*METRICS[modality], *(name for name in OPTIONAL if name in summary)]
 
 
 class Trip(NamedTuple):
@@ -108,14 +52,29 @@ class Trip(NamedTuple):
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Speed is that of one thread of the processor, whatever the machine has."""
+def threads(count: int = THREADS) -> Iterator[None]:
+    """So many threads of the processor; speed is that of one, whatever the machine has."""
     before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def peak_memory(codec: Codec) -> Row:
+    """The most memory so far, in bytes: of the whole process, with its libraries and all that it measured before, and
+    of the device's tensors where the codec runs on CUDA. None where the system does not say."""
+    device = next((tensor.device for tensor in codec.parameters()), torch.device("cpu"))
+    found: Row = {"process_peak_bytes": None}
+    if importlib.util.find_spec("resource"):  # of Unix
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["process_peak_bytes"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if device.type == "cuda":
+        found["device_peak_bytes"] = torch.cuda.max_memory_allocated(device)
+    return found
 
 
 def round_trip(codec: Codec, signal: Tensor, rate: Rate, file: Path, coder: Any = None) -> Trip:
@@ -125,7 +84,7 @@ def round_trip(codec: Codec, signal: Tensor, rate: Rate, file: Path, coder: Any 
     """
     coder = coder or own_coder(codec)
     identity = codec.stream_id or stream_id(codec)
-    with one_thread():
+    with threads():
         start = perf_counter()
         file.write_bytes(tokens_to_bytes(codec.encode(signal[None], rate), identity, coder))
         middle = perf_counter()
@@ -144,6 +103,7 @@ class Evaluation:
         reader: Of the files; None for one that mixes nothing down and warns of what it resamples.
         metrics: By name; None for those of `METRICS`.
         coder: The model's own entropy coder; made if there is one to make.
+        seen: Gets every row with the signals that it is about.
 
     ``rows`` has one dict per file: ``file``, ``seconds`` or ``pixels``, ``bytes``, ``tokens``,
     ``bits_per_second`` or ``bits_per_pixel``, ``encode_seconds``, ``decode_seconds``, every metric, and under
@@ -155,13 +115,15 @@ class Evaluation:
         codec: Codec,
         rate: Rate | None = None,
         reader: Reader | None = None,
-        metrics: Mapping[str, Metric] | None = None,
+        metrics: Mapping[str, Measure] | None = None,
         coder: Any = None,
+        seen: Seen | None = None,
     ) -> None:
         self.codec, self.rate, self.coder = codec, codec.spec.resolve(rate), coder or own_coder(codec)
         self.metrics = METRICS[codec.spec.modality] if metrics is None else metrics
         self.reader = reader or Reader(codec.spec)
         self.counts = CodeCounts(codec.spec.codebook_sizes)
+        self.seen, self.memory = seen, peak_memory(codec)
         self.rows: list[Row] = []
 
     def measure(self, path: str | os.PathLike[str]) -> Row:
@@ -177,23 +139,35 @@ class Evaluation:
             trip = round_trip(self.codec, signal, self.rate, Path(folder) / "file.sgt", self.coder)
         row = {"file": os.fspath(path), **measured(self.codec, signal, trip, self.metrics)}
         self.counts.add(trip.tokens.streams)
+        self.memory = peak_memory(self.codec)
         self.rows.append(row)
+        if self.seen:
+            self.seen(row, signal, trip.reconstruction)
         return row
 
     def summary(self) -> Row:
         """The set in one row: totals, rates by duration or area, means of metrics, use of codebooks.
 
         ``bits_per_second`` is all bits over all seconds. A metric has the ``mean`` over the ``files``
-        that have it and a 95 % interval of that mean, ``low`` to ``high``, from bootstrap over files.
+        that have it and a 95 % interval of that mean, ``low`` to ``high``, from bootstrap over files. Memory: see
+        `peak_memory`.
         """
+        return {
+            **self.point,
+            **summarised(self.rows, self.metrics),
+            **self.memory,
+            "codes": self.counts.summary(),
+        }
+
+    @property
+    def point(self) -> Row:
+        """The operating point as plain values."""
         return {
             "codebooks": self.rate.codebooks,
             "queries": self.rate.queries,
             "window": list(self.rate.window or ()),
             **({"shares": list(self.rate.shares)} if self.rate.shares else {}),
             **({"quality": self.rate.quality} if self.rate.quality else {}),
-            **summarised(self.rows, self.metrics),
-            "codes": self.counts.summary(),
         }
 
     def _warm_up(self, file: Path) -> None:
@@ -212,7 +186,7 @@ def evaluate(codec: Codec, paths: Sequence[str | os.PathLike[str]], rate: Rate |
     return [evaluation.measure(path) for path in paths]
 
 
-def measured(codec: Codec, signal: Tensor, trip: Trip, metrics: Mapping[str, Metric] | None = None) -> Row:
+def measured(codec: Codec, signal: Tensor, trip: Trip, metrics: Mapping[str, Measure] | None = None) -> Row:
     """What can be said about a signal ``[C, *extent]`` and its trip."""
     spec = codec.spec
     row: Row = {"tokens": sum(int((stream >= 0).sum()) for stream in trip.tokens.streams), "bytes": trip.bytes}
@@ -242,7 +216,7 @@ def distances(
     reference: Tensor,
     modality: str,
     sample_rate: int,
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: Mapping[str, Measure] | None = None,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Every metric of a pair ``[C, *extent]``, None where it says nothing; and why."""
     values: dict[str, float | None] = {}
@@ -269,15 +243,18 @@ def summarised(rows: Sequence[Mapping[str, Any]], metrics: Iterable[str]) -> Row
 
 def _totals(rows: Sequence[Mapping[str, Any]]) -> Row:
     kind = "pixels" if rows and "pixels" in rows[0] else "seconds"
-    counted = ["tokens"] if not rows or "tokens" in rows[0] else []  # other formats have none
-    names = (*counted, "bytes", kind, "encode_seconds", "decode_seconds")
+    able = ("tokens", "bytes", kind, "encode_seconds", "decode_seconds")  # other formats have no tokens
+    names = [name for name in able if not rows or name in rows[0]]
     totals: Row = {"files": len(rows)} | {name: sum(row[name] for row in rows) for name in names}
-    size, bits = totals[kind], 8 * totals["bytes"]
+    size = totals[kind]
     unit, speed = (
         ("bits_per_pixel", "megapixels_per_second") if kind == "pixels" else ("bits_per_second", "x_real_time")
     )
-    totals[unit] = bits / size if size else None
-    for way in ("encode", "decode"):
+    if "bytes" in totals:
+        totals[unit] = 8 * totals["bytes"] / size if size else None
+    if "tokens" in totals and kind == "seconds":
+        totals["tokens_per_second"] = totals["tokens"] / size if size else None
+    for way in (way for way in ("encode", "decode") if f"{way}_seconds" in totals):
         elapsed = totals[f"{way}_seconds"] * (1e6 if kind == "pixels" else 1)
         totals[f"{way}_{speed}"] = size / elapsed if elapsed else None
     return totals
@@ -293,7 +270,7 @@ def interval(found: Sequence[float]) -> Row:
     values = np.array(found)
     if not len(values):
         return {"mean": None, "low": None, "high": None, "files": 0}
-    dice = np.random.default_rng(0)
+    dice = np.random.default_rng(SEED)
     means = [values[dice.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLINGS)]
     low, high = np.percentile(means, (2.5, 97.5))
     return {"mean": float(values.mean()), "low": float(low), "high": float(high), "files": len(values)}

@@ -7,11 +7,12 @@ import sys
 import traceback
 from contextlib import suppress
 
-GOOD, USAGE, SOME_BAD = 0, 2, 3
+GOOD, DIFFERENT, USAGE, SOME_BAD = 0, 1, 2, 3
 DATA, BUG, NO_OUTPUT, IO, STOPPED, UNTRUSTED = 65, 70, 73, 74, 75, 77
 
 MEANINGS = {
     GOOD: "good",
+    DIFFERENT: "finished, but the figures are not those of --protocol",
     USAGE: "the command line is wrong",
     SOME_BAD: "finished, but some inputs are bad",
     DATA: "the input is bad, or all inputs are",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import sys
 import tempfile
@@ -10,7 +11,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -195,3 +196,18 @@ class Reader:
             self.tell(
                 f"{path}: resampled from {info.sample_rate} to {spec.sample_rate} Hz, as are further files of that rate"
             )
+
+
+def hash_of(path: str | Path) -> dict[str, Any]:
+    """SHA-256 and length in bytes of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else _digest(file)
+        return {"sha256": digest.hexdigest(), "bytes": file.tell()}
+
+
+def _digest(file: Any) -> Any:
+    """`hashlib.file_digest` of Python 3.10, which has none."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest

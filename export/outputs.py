@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .exits import IO, NO_OUTPUT, USAGE, Failure
 from .inputs import Inputs, Item
@@ -131,6 +133,23 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def writing_lines(path: str | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A function that writes one record as a line of JSON, there as soon as it is written; nowhere without a path."""
+    if path is None:
+        yield lambda record: None
+        return
+    target = Path(path)
+
+    def write(record: Mapping[str, Any]) -> None:
+        with making(target), target.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+    with making(target):
+        target.write_bytes(b"")
+    yield write
 
 
 def check_stdout_is_no_terminal() -> None:

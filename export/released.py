@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,10 +39,19 @@ def check_model(name: str) -> None:
         raise Failure(
             UNTRUSTED,
             f"{name}: a model is a folder of spec.json and model.safetensors, got a checkpoint, which can "
-            f"run code when it is loaded; export it where it was trained",
+            f"run code when it is loaded; where it was trained, make a folder of it: {_release(path)}",
         )
     if path.is_file():
         raise Failure(USAGE, f"{name}: a model is a folder, got a file; name the folder that holds spec.json")
+
+
+def _release(path: Path) -> str:
+    """The command that makes a model folder of a checkpoint; Lightning keeps its YAML two folders up."""
+    config = path.parent.parent / "config.yaml"
+    known = path.is_file() and config.is_file()
+    words = ["--config", str(config) if known else "CONFIG.yaml"]
+    words += ["--checkpoint", str(path) if path.is_file() else "CHECKPOINT.ckpt", "--out", "FOLDER"]
+    return shlex.join(["sigtok-train", "release", *words])
 
 
 def open_model(name: str, device: str = "cpu") -> Codec:

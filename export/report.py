@@ -8,28 +8,32 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sigtok.codecs.codec import Codec
-from sigtok.codecs.metrics.perceptual import LPIPS, load_lpips, read_tensors
+from sigtok.codecs.metrics.perceptual import load_lpips, read_tensors
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import CodecSpec
 
-from .evaluate import THREADS, Evaluation, Row, metric_names, metrics_of
-from .exits import DATA, USAGE, Failure, located, say
-from .inputs import SUFFIXES, Inputs, Item, Reader, gather
-from .outputs import check_not_input, identities, making, write_file
-from .page import page
+from .evaluate import THREADS, Evaluation, Row, threads
+from .exits import DATA, DIFFERENT, GOOD, NO_OUTPUT, USAGE, Failure, located, say
+from .inputs import SUFFIXES, Inputs, Item, Reader, gather, hash_of
+from .metrics import KNOWN, Tools, chosen, default_metrics, metric_names, metrics_of, tools_of, version_of
+from .outputs import check_not_input, identities, making, write_file, writing_lines
+from .page import evaluation_page, page
 from .peers import NAMES, peers_of
 from .picture import Curve, Panel, Point, svg
-from .released import check_alone, open_model, resolve, resolve_quality, spec_of
+from .protocol import Earlier, Files, protocol_of
+from .protocol import told as told_again
+from .released import check_alone, described, open_model, resolve, resolve_quality, spec_of
 from .sweep import Sweep, swept_metrics, told
 from .tables import markdown, number, shown
 from .transcode import each
+from .worst import Worst, worst_of
 
 LIBRARIES = ("sigtok", "torch", "numpy", "soundfile", "soxr", "pillow", "pillow-jxl-plugin", "ssimulacra2")
 UNITS = {  # of the rate
@@ -37,14 +41,11 @@ UNITS = {  # of the rate
     "image": ("bits_per_pixel", "bit/pixel"),
     "features": ("bits_per_second", "bit/s"),
 }
-DRAWN = {
-    "audio": {"mel_distance": "mel distance, in log10 (lower is better)", "stoi": "STOI, 0 to 1 (higher is better)"},
-    "image": {
-        "psnr": "PSNR, dB (higher is better)",
-        "ms_ssim": "MS-SSIM, 0 to 1 (higher is better)",
-        "lpips": "LPIPS, 0 is equal (lower is better)",
-    },
-    "features": {"relative_error": "relative error (lower is better)", "cosine": "cosine (higher is better)"},
+WRITTEN = {  # by option: what it is, and its suffix
+    "json": ("result", ""),
+    "jsonl": ("list of rows", ""),
+    "picture": ("picture", ".svg"),
+    "html": ("page", ".html"),
 }
 MOST_RISE = 0.01  # of mel distance, from one number of codebooks to the next
 
@@ -53,45 +54,76 @@ def evaluate(args: Namespace) -> int:
     """Measure every input at every rate."""
     check_sweep(args)
     check_alone("--qualities", args.qualities, args.codebooks, args.queries)
-    spec = spec_of(args.model)
-    asked = product(args.windows or [None], args.codebooks or [None], args.queries or [None])
-    rates = [resolve(spec, codebooks, queries, window) for window, codebooks, queries in asked]
+    spec, earlier = spec_of(args.model), earlier_of(args)
     check_pictures_only(spec.modality, {"--size": args.size, "--perceptual": args.perceptual})
-    inputs = gather(args.inputs, SUFFIXES[spec.modality], args.where, args.exclude)
+    tools = tools_of(args.perceptual, args.whisper)
+    usual = (swept_metrics if args.sweep else default_metrics)(spec.modality, tools)
+    names = asked_metrics(args, spec.modality, tools, usual)
+    if earlier:
+        rates, inputs = earlier.rates(spec), earlier.inputs()
+    else:
+        asked = product(args.windows or [None], args.codebooks or [None], args.queries or [None])
+        rates = [resolve(spec, codebooks, queries, window) for window, codebooks, queries in asked]
+        inputs = gather(args.inputs, SUFFIXES[spec.modality], args.where, args.exclude)
     check_outputs(args, inputs)
-    judge = open_judge(args.perceptual)
+    check_judge(args.perceptual)
     others = models_beside(spec, args.beside or ())
     codec = open_model(args.model, args.device)
-    reader = Reader(spec, args.downmix, say, args.size)  # one for all rates: it tells once
+    reader, files = Reader(spec, args.downmix, say, args.size), Files()  # one for all rates: it tells once
+    metrics = metrics_of(spec.modality, tools, names)
     if args.sweep:
         models = {name: open_model(model, args.device) for name, model in others.items()}
-        sweep = Sweep(codec, reader, swept_metrics(spec.modality, judge), *peers_of(spec), models)
-        code = each(inputs, sweep.measure)
+        sweep = Sweep(codec, reader, metrics, *peers_of(spec), models)
+        code = each(inputs, files.hashed(sweep.measure))
         if sweep.evaluations[0].rows:
-            _tell_sweep(args, sweep, len(inputs.items))
+            _tell_sweep(args, sweep, files, len(inputs.items))
         return code
-    metrics = metrics_of(spec.modality, judge)
     rates = [resolve_quality(codec, rate, quality) for rate, quality in product(rates, args.qualities or [None])]
     evaluations = [Evaluation(codec, rate, reader, metrics) for rate in rates]
+    worst = [worst_of(names, tools, spec.modality, spec.sample_rate) for _ in evaluations]
+    for evaluation, kept in zip(evaluations, worst, strict=True):
+        evaluation.seen = kept.see if args.html else None
 
-    def work(item: Item, path: str) -> None:
-        for evaluation in evaluations:
-            evaluation.measure(path)["file"] = item.path
+    with writing_lines(args.jsonl) as write, threads(earlier.threads if earlier else torch.get_num_threads()):
 
-    code = each(inputs, work)
-    if any(evaluation.rows for evaluation in evaluations):
-        _tell(args, codec, evaluations, len(inputs.items))
-    return code
+        def work(item: Item, path: str) -> None:
+            for evaluation in evaluations:
+                row = evaluation.measure(path)
+                row["file"] = item.path
+                write({**evaluation.point, **row})
+
+        code = each(inputs, files.hashed(work))
+        if not any(evaluation.rows for evaluation in evaluations):
+            return code
+        return _tell(args, evaluations, files, len(inputs.items), worst, earlier) or code
+
+
+def earlier_of(args: Namespace) -> Earlier | None:
+    """The result that is measured again, if one is named; its settings become those of the command.
+
+    Raises:
+        Failure: If there is none and no file either, or the command says otherwise.
+    """
+    if args.protocol is None:
+        if not args.inputs:
+            raise Failure(USAGE, "files are measured, got none; name files, folders or manifests, or --protocol")
+        return None
+    earlier = Earlier(args.protocol)
+    earlier.check(args)
+    args.size, args.downmix, args.where, args.exclude = earlier.size, earlier.downmix, earlier.where, earlier.exclude
+    args.metrics = ",".join(earlier.metrics)
+    return earlier
 
 
 def check_sweep(args: Namespace) -> None:
-    """Raise Failure if a sweep is asked for and something else as well, or a page of none."""
+    """Raise Failure if a sweep is asked for and something else as well, or a model beside none."""
     others = ("codebooks", "queries", "windows", "qualities", "picture")
     if given := [name for name in others if args.sweep and getattr(args, name)]:
         raise Failure(USAGE, f"--sweep takes every rung, got --{given[0]} as well; leave one out")
-    for option, given, what in (("--html", args.html, "is the page of"), ("--beside", args.beside, "is a model in")):
-        if given and not args.sweep:
-            raise Failure(USAGE, f"{option} {what} a sweep, got none; add --sweep")
+    if args.beside and not args.sweep:
+        raise Failure(USAGE, "--beside is a model in a sweep, got none; add --sweep")
+    if args.jsonl and args.sweep:
+        raise Failure(USAGE, "--jsonl has a line per file and rate of one model, got --sweep as well; leave one out")
 
 
 def models_beside(spec: CodecSpec, models: Sequence[str]) -> dict[str, str]:
@@ -118,65 +150,121 @@ def check_pictures_only(modality: str, options: Mapping[str, Any]) -> None:
 
 
 def check_outputs(args: Namespace, inputs: Inputs) -> None:
-    """Raise Failure if what ``--json`` and ``--picture`` name cannot be written, or is an input."""
-    read = identities([*args.inputs, *(item.path for item in inputs.items)])
-    drawn = {"picture": (args.picture, ".svg"), "html": (getattr(args, "html", None), ".html")}
-    for path in (path for path in (args.json, *(path for path, _ in drawn.values())) if path and path != "-"):
+    """Raise Failure if what ``--json``, ``--jsonl``, ``--picture`` and ``--html`` name cannot be written, or is an
+    input."""
+    named = [*args.inputs, *filter(None, [getattr(args, "protocol", None), args.perceptual, args.whisper])]
+    read = identities([*named, *(item.path for item in inputs.items)])
+    seen: dict[str, str] = {}
+    for option, (what, suffix) in WRITTEN.items():
+        path = getattr(args, option, None)
+        if not path or (path == "-" and option == "json"):
+            continue
         check_not_input(Path(path), read)
-    for option, (path, suffix) in drawn.items():
-        what = "picture" if option == "picture" else "page"
-        if path and not path.lower().endswith(suffix):
+        if not path.lower().endswith(suffix):
             raise Failure(USAGE, f"{path}: a {what} is an {suffix} file, got another name; rename it")
-        if path and path == args.json:
-            raise Failure(USAGE, f"{path}: --{option} and --json are two files, got one name; rename one")
-        if path and not Path(path).absolute().parent.is_dir():
-            raise Failure(USAGE, f"{path}: a {what} goes into a folder that exists, got none; make it")
+        if path in seen:
+            raise Failure(USAGE, f"{path}: --{option} and --{seen[path]} are two files, got one name; rename one")
+        if not Path(path).absolute().parent.is_dir():
+            raise Failure(NO_OUTPUT, f"{path}: a {what} goes into a folder that exists, got none; make it")
+        if Path(path).is_dir():
+            raise Failure(NO_OUTPUT, f"{path}: a {what} is a file, got a folder; choose another name")
+        seen[path] = option
 
 
-def open_judge(path: str | None) -> LPIPS | None:
-    """LPIPS with the weights of a file; None without one.
+def asked_metrics(args: Namespace, modality: str, tools: Tools, usual: Sequence[str]) -> list[str]:
+    """The metrics that ``--metrics`` names, the usual ones without it; tells which of the named cannot run here.
 
     Raises:
-        Failure: If there is no such file, it is another's, or has no linear heads.
+        Failure: If there is no such metric, or a file of Whisper is missing, or no metric asks for one.
     """
+    try:
+        names = chosen(modality, args.metrics or "default", usual)
+    except ValueError as error:
+        raise Failure(USAGE, f"--metrics: {error}") from None
+    if args.whisper and "word_error_rate" not in names:
+        raise Failure(USAGE, "--whisper is for word_error_rate, got none; add it to --metrics")
+    if args.whisper and not Path(args.whisper).is_file():
+        raise Failure(USAGE, f"{args.whisper}: a checkpoint of Whisper is a file, got none there; name one")
+    for name in names:
+        if reason := KNOWN[name].missing(tools):
+            say(f"{name}: not computed ({reason})")
+    return names
+
+
+def check_judge(path: str | None) -> None:
+    """Raise Failure if there is no such file of weights of LPIPS, it is another's, or has no linear heads."""
     if path is None:
-        return None
+        return
     try:
         judge = load_lpips(path)
     except ValueError as error:
         raise Failure(DATA if Path(path).is_file() else USAGE, located(path, str(error))) from error
     if judge.heads is None:
         raise Failure(DATA, f"{path}: LPIPS has linear heads, this file has none; make it again with --heads")
-    return judge
 
 
 def protocol(size: int | None, perceptual: str | None) -> Row:
     """How pictures were measured, for the record: their size, None for whole ones, and the weights of LPIPS."""
     weights = None
     if perceptual is not None:
-        data = Path(perceptual).read_bytes()
-        weights = {"file": Path(perceptual).name, "sha256": sha256(data).hexdigest(), **read_tensors(perceptual)[1]}
+        digest = hash_of(perceptual)["sha256"]
+        weights = {"file": Path(perceptual).name, "sha256": digest, **read_tensors(perceptual)[1]}
     return {"size": size, "perceptual": weights}
 
 
-def _tell(args: Namespace, codec: Codec, evaluations: Sequence[Evaluation], asked: int) -> None:
+def _tell(
+    args: Namespace,
+    evaluations: Sequence[Evaluation],
+    files: Files,
+    asked: int,
+    worst: Sequence[Worst],
+    earlier: Earlier | None,
+) -> int:
+    """Everything that is known; the exit code, other than good if an earlier result has other figures."""
+    codec = evaluations[0].codec
     record, modality = report(codec, evaluations, args.line, asked), codec.spec.modality
     if modality == "image":
         record |= protocol(args.size, args.perceptual)
+    record["protocol"] = protocol_of(args, evaluations, files, record)
+    if earlier:
+        record["again"] = earlier.verdict(record)
     if args.json != "-":
         print(table(modality, record["rates"]))
         if rise := record["mel_distance_rise"]:
             print(verdict(rise))
     if args.picture:
         write_text(args.picture, picture(codec.spec.name, modality, record["rates"]))
+    if args.html:
+        write_text(args.html, _page(record, evaluations, worst))
     write_json(args.json, record)
+    if not earlier:
+        return GOOD
+    say(told_again(record["again"]))
+    return GOOD if record["again"]["equal"] else DIFFERENT
 
 
-def _tell_sweep(args: Namespace, sweep: Sweep, asked: int) -> None:
+def _page(record: Row, evaluations: Sequence[Evaluation], worst: Sequence[Worst]) -> str:
+    """The page of an evaluation; files and codebooks are those of its highest rate."""
+    spec = evaluations[0].codec.spec
+    highest = max(range(len(evaluations)), key=lambda place: record["rates"][place]["bytes"])
+    return evaluation_page(
+        record,
+        spec,
+        [described(spec, evaluation.rate) for evaluation in evaluations],
+        list(evaluations[0].metrics),
+        panels(spec.modality, record["rates"]),
+        evaluations[highest].counts.per_codebook(),
+        worst[highest],
+        highest,
+    )
+
+
+def _tell_sweep(args: Namespace, sweep: Sweep, files: Files, asked: int) -> None:
     codec, metrics, modality = sweep.codec, list(sweep.metrics), sweep.codec.spec.modality
     record = report(codec, sweep.evaluations, args.line, asked) | sweep.record()
     if modality == "image":
         record |= protocol(args.size, args.perceptual)
+    record["protocol"] = protocol_of(args, sweep.evaluations, files, record)
     if args.json != "-":
         print(told(record, modality, metrics))
     if args.html:
@@ -215,7 +303,7 @@ def report(codec: Codec, evaluations: Sequence[Evaluation], line: Sequence[str],
         "files": len(first),
         "bad_files": asked - len(first),
         **{size: sum(row[size] for row in first) for size in ("seconds", "pixels") if size in first[0]},
-        "mel_distance_rise": worst_rise(rates) if codec.spec.modality == "audio" else None,
+        "mel_distance_rise": worst_rise(rates) if "mel_distance" in rates[0] else None,
         "rates": rates,
     }
 
@@ -229,7 +317,7 @@ def circumstances(line: Sequence[str]) -> dict[str, Any]:
     """What figures of any model come from: command, versions, machine."""
     return {
         "command": shlex.join(line),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}},
+        "versions": {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}},
         "machine": {"processor": platform.machine(), "threads": THREADS},
     }
 
@@ -277,24 +365,31 @@ def verdict(rise: Row) -> str:
 
 def picture(name: str, modality: str, rates: Sequence[Row]) -> str:
     """Quality over rate as SVG: a curve per window over codebooks, or over queries if codebooks do not vary."""
+    return svg(f"{name}: quality over rate", panels(modality, rates))
+
+
+def panels(modality: str, rates: Sequence[Row]) -> list[Panel]:
+    """Those of `picture`, one per metric that is drawn."""
     unit, short = UNITS[modality]
     keys = ("window", "queries") if len({rate["codebooks"] for rate in rates}) > 1 else ("window",)
     several = "queries" in keys and len({rate["queries"] for rate in rates}) > 1
-    panels = []
+    found = []
     for metric, label in drawn(modality, rates[0]):
         curves = []
         for group in _curves(rates, *keys).values():
             queries = f", {group[0]['queries']} queries" if several else ""
-            found = [rate for rate in group if rate[unit] and rate[metric]["mean"] is not None]
-            points = (Point(rate[unit], rate[metric]["mean"], _point(rate, unit, short, metric)) for rate in found)
+            some = [rate for rate in group if rate[unit] and rate[metric]["mean"] is not None]
+            points = (Point(rate[unit], rate[metric]["mean"], _point(rate, unit, short, metric)) for rate in some)
             curves.append(Curve(f"window {shown(group[0]['window'])}{queries}", tuple(sorted(points))))
-        panels.append(Panel(f"rate of real bytes, {short}", label, tuple(curves)))
-    return svg(f"{name}: quality over rate", panels)
+        found.append(Panel(f"rate of real bytes, {short}", label, tuple(curves)))
+    return found
 
 
 def drawn(modality: str, summary: Row) -> list[tuple[str, str]]:
     """Metrics that a picture shows, of those that a summary has, and the names of their axes."""
-    return [(metric, label) for metric, label in DRAWN[modality].items() if metric in summary]
+    names = metric_names(modality, summary)
+    shown = [name for name in names if KNOWN[name].pictured] or names
+    return [(name, KNOWN[name].label) for name in shown]
 
 
 def _curves(rates: Sequence[Row], *keys: str) -> dict[str, list[Row]]:
@@ -309,10 +404,3 @@ def _point(rate: Row, unit: str, short: str, metric: str) -> str:
     counts = f"{rate['codebooks']} codebooks, {rate['queries']} queries"
     counts = f"quality {rate['quality']:g}" if "quality" in rate else counts
     return f"{counts}: {number(rate[unit])} {short}, {metric} {number(rate[metric]['mean'])}"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "unknown"

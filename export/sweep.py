@@ -15,12 +15,11 @@ from typing import NamedTuple
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.control import ladder
 from sigtok.codecs.files import own_coder
-from sigtok.codecs.metrics.audio import snr
-from sigtok.codecs.metrics.perceptual import LPIPS
 
 from .curves import bd_rate
-from .evaluate import Evaluation, Metric, Row, area, distances, duration, interval, metrics_of, summarised
+from .evaluate import Evaluation, Row, area, distances, duration, interval, summarised
 from .inputs import Item, Reader
+from .metrics import KNOWN, Measure, Tools
 from .peers import NAMES, Peer
 from .released import described
 from .tables import markdown, number
@@ -45,31 +44,25 @@ def decibels(similarity: float) -> float:
     return -10 * math.log10(max(1 - similarity, 1e-10))
 
 
-SCALES: dict[str, dict[str, Scale]] = {
-    "image": {
-        "psnr": Scale("PSNR, dB (higher is better)", 1),
-        "ms_ssim": Scale("MS-SSIM, dB below 1 (higher is better)", 1, decibels),
-        "ssimulacra2": Scale("SSIMULACRA2, up to 100 (higher is better)", 1),
-        "lpips": Scale("LPIPS, 0 is equal (lower is better)", -1),
-    },
-    "audio": {
-        "snr": Scale("SNR, dB (higher is better)", 1),
-        "mel_distance": Scale("mel distance, in log10 (lower is better)", -1),
-    },
-    "features": {
-        "relative_error": Scale("relative error (lower is better)", -1),
-        "cosine": Scale("cosine (higher is better)", 1),
-    },
+SWEPT = {  # unless others are asked for
+    "image": ("psnr", "ms_ssim", "ssimulacra2", "lpips"),
+    "audio": ("snr", "mel_distance"),
+    "features": ("relative_error", "cosine"),
 }
 RATES = {"image": "bits_per_pixel", "audio": "bits_per_second", "features": "bits_per_second"}
 Points = Sequence[Sequence[Row]]  # rows of files at each operating point, of one codec
 
 
-def swept_metrics(modality: str, judge: LPIPS | None = None) -> dict[str, Metric]:
-    """The metrics of `SCALES` that can run here."""
-    able = metrics_of(modality, judge)
-    able["snr"] = lambda reconstruction, reference, _: snr(reconstruction, reference)
-    return {name: able[name] for name in SCALES[modality] if name in able}
+def scale_of(metric: str) -> Scale:
+    """The axis of a metric."""
+    if metric == "ms_ssim":
+        return Scale("MS-SSIM, dB below 1 (higher is better)", 1, decibels)
+    return Scale(KNOWN[metric].label, KNOWN[metric].sign)
+
+
+def swept_metrics(modality: str, tools: Tools) -> list[str]:
+    """Metrics of a sweep that can run here."""
+    return [name for name in SWEPT[modality] if not KNOWN[name].missing(tools)]
 
 
 class Sweep:
@@ -78,7 +71,7 @@ class Sweep:
     Args:
         codec: Any codec.
         reader: Of the files.
-        metrics: By name, some of `SCALES`.
+        metrics: By name.
         peers: The conventional codecs.
         missing: By name, why others do not run here.
         models: Other models of the same signals, by name.
@@ -88,7 +81,7 @@ class Sweep:
         self,
         codec: Codec,
         reader: Reader,
-        metrics: Mapping[str, Metric],
+        metrics: Mapping[str, Measure],
         peers: Sequence[Peer],
         missing: Mapping[str, str],
         models: Mapping[str, Codec] = MappingProxyType({}),
@@ -185,7 +178,7 @@ def between(ours: Points, theirs: Points, metric: str, modality: str) -> Row:
     ``mean`` of ``files`` with its 95 % interval ``low`` to ``high`` (bootstrap), ``per_file``, and ``mean_curve``; each
     of the last two is ``percent`` and the qualities ``from`` and ``to``, or why it is not computed.
     """
-    scale, rate = SCALES[modality][metric], RATES[modality]
+    scale, rate = scale_of(metric), RATES[modality]
     some, others = (_files(points, metric) for points in (ours, theirs))
     per_file = {}
     for file in sorted(some.keys() & others.keys()):
@@ -212,7 +205,7 @@ def _files(points: Points, metric: str) -> dict[str, list[Row]]:
 
 def _mean_curve(points: Points, files: set[str], metric: str, modality: str) -> list[tuple[float, float]]:
     """All bits over all pixels or seconds, and the mean quality, of every point over some files."""
-    scale, size = SCALES[modality][metric], "pixels" if modality == "image" else "seconds"
+    scale, size = scale_of(metric), "pixels" if modality == "image" else "seconds"
     curve = []
     for rows in points if files else ():
         here = [row for row in rows if row["file"] in files]

@@ -36,8 +36,12 @@ SHIP = {"onnx", "onnxscript", "onnxruntime", "pyarrow", "ray", "fsspec"}
 ALLOWED = {
     "codecs": CORE | {"constriction"},
     "codecs/media.py": {"numpy", "soundfile", "soxr", "PIL", "pillow_jxl", "torch"},
+    "codecs/metrics/itu.py": CORE | {"pesq"},
+    "codecs/metrics/neurograms.py": CORE | {"visqol"},
+    "codecs/metrics/opinion.py": CORE | {"distillmos", "onnxruntime"},
     "codecs/metrics/perceptual.py": CORE | {"torchvision"},
     "codecs/metrics/ssimulacra.py": CORE | {"ssimulacra2"},
+    "codecs/metrics/words.py": CORE | {"whisper"},
     "configs": set(),
     "export": CORE | SHIP | {"sigtok.export"},
     "export/runtime.py": CORE - {"torch", "einops", "jaxtyping"} | {"onnxruntime", "constriction"},

@@ -1,4 +1,5 @@
-"""`sigtok-train fit | validate | test | predict | features | prior | backbone`: YAML to a run, mistakes to one line."""
+"""`sigtok-train fit | validate | test | predict | features | prior | backbone | release`: YAML to a run, mistakes to a
+line."""
 
 import os
 import sys
@@ -11,10 +12,15 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from . import backbones, features, prior
+from . import backbones, features, prior, release
 from .task import CodecTask
 
-COMMANDS = {"features": features.main, "prior": prior.main, "backbone": backbones.main}  # without a trainer
+COMMANDS = {  # without a trainer
+    "features": features.main,
+    "prior": prior.main,
+    "backbone": backbones.main,
+    "release": release.main,
+}
 MISTAKES = (ArgumentError, MisconfigurationException, ValueError, TypeError, ArithmeticError, RuntimeError, OSError)
 
 

@@ -1,4 +1,4 @@
-"""A training run to a model folder: ``python -m sigtok.train.release --config C --checkpoint K --out FOLDER``."""
+"""A training run to a model folder: ``sigtok-train release --config C --checkpoint K --out FOLDER``."""
 
 import sys
 from pathlib import Path
@@ -128,12 +128,12 @@ def short_card(codec: Codec, licence: str, training_data: str, measured: dict[st
 
 def main(arguments: list[str] | None = None) -> None:
     """Run from the command line; a mistake ends in one line and exit code 2."""
-    parser = ArgumentParser(prog="sigtok.train.release", description=__doc__)
+    parser = ArgumentParser(prog="sigtok-train release", description=__doc__)
     parser.add_function_arguments(release)
     try:
         release(**parser.parse_args(arguments).as_dict())
     except (ArgumentError, yaml.YAMLError, ValueError, TypeError, OSError) as error:
-        sys.stderr.write(f"sigtok.train.release: error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"sigtok-train release: error: {' '.join(str(error).split())}\n")
         raise SystemExit(2) from None
 
 

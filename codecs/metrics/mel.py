@@ -88,14 +88,49 @@ def mel_filters(
         )
     with torch.inference_mode(False):
         bins = torch.linspace(0, sample_rate / 2, window // 2 + 1, dtype=torch.float64)
-        ends = to_mel(torch.tensor([low, high], dtype=torch.float64), scale)
-        edges = to_hertz(torch.linspace(float(ends[0]), float(ends[1]), bands + 2, dtype=torch.float64), scale)
-        left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-        rising = (bins[:, None] - left) / (centre - left)
-        falling = (right - bins[:, None]) / (right - centre)
-        filters = torch.minimum(rising, falling).clamp(min=0)
-        filters = filters * (2 / (right - left)) if unit_area else filters
+        filters = triangles(bins, bands, low, high, scale, unit_area)
         return filters[:, filters.sum(0) > 0].float()
+
+
+def triangles(
+    bins: Float[Tensor, " F"],
+    bands: int,
+    low: float,
+    high: float,
+    scale: Literal["slaney", "htk"] = "slaney",
+    unit_area: bool = True,
+) -> Float[Tensor, "F N"]:
+    """Triangular filters, evenly spaced in mel, over bins at some frequencies in Hz; also those that no bin falls into.
+
+    Float64; the other arguments are those of `mel_filters`.
+    """
+    ends = to_mel(torch.tensor([low, high], dtype=torch.float64), scale)
+    edges = to_hertz(torch.linspace(float(ends[0]), float(ends[1]), bands + 2, dtype=torch.float64), scale)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - left) / (centre - left)
+    falling = (right - bins[:, None]) / (right - centre)
+    filters = torch.minimum(rising, falling).clamp(min=0)
+    return filters * (2 / (right - left)) if unit_area else filters
+
+
+def mel_power(signal: Float[Tensor, " T"], sample_rate: int, window: int, hop: int, bands: int) -> Float[Tensor, "N M"]:
+    """Mel bands (Slaney) of the power spectrum of centred Hann windows, with zeros beyond the edges.
+
+    What librosa calls a mel spectrogram, and networks of speech were trained on. All bands asked for are there, those
+    that no bin falls into as zeros; the window may be odd.
+
+    Args:
+        signal: Samples.
+        sample_rate: Hz.
+        window: Samples per frame.
+        hop: Samples between frames.
+        bands: Mel bands N from 0 Hz to half the sample rate.
+    """
+    bins = torch.arange(window // 2 + 1, dtype=torch.float64) * sample_rate / window
+    filters = triangles(bins, bands, 0.0, sample_rate / 2).float()
+    taper = hann(window, torch.float32, signal.device)
+    spectrum = torch.stft(signal.float(), window, hop, window=taper, pad_mode="constant", return_complex=True)
+    return filters.T.to(signal.device) @ spectrum.abs().square()
 
 
 def log_mel(spectrum: Float[Tensor, "*B F M"], filters: Float[Tensor, "F N"]) -> Float[Tensor, "*B N M"]:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import struct
 import subprocess
@@ -588,7 +589,6 @@ USAGE = {
     "queries of a file": ["tokens", "a.sgt", "-m", "SPEECH", "--queries", "1"],
     "windows of a file": ["tokens", "a.sgt", "-m", "SPEECH", "--window", "2"],
     "one file for two": ["evaluate", "SPEECH", "a.wav", "--json", "x.svg", "--picture", "x.svg"],
-    "a picture nowhere": ["evaluate", "SPEECH", "a.wav", "--picture", "nowhere/x.svg"],
     "condition": ["evaluate", "SPEECH", "a.wav", "--where", "split"],
     "file as model": ["info", "a.wav"],
     "report over input": ["evaluate", "SPEECH", "a.wav", "--json", "a.wav"],
@@ -613,7 +613,8 @@ def test_an_output_that_cannot_be_made_ends_with_73(here, models, run):
     Path("file").write_text("in the way")
     code, _, lines = run("encode", "a.wav", "a.wav", "-m", models["speech"], "-o", "file")
     assert code == 73 and len(lines) == 1
-    assert run("evaluate", models["speech"], "a.wav", "--json", "no/such/r.json")[0] == 73
+    for option, name in (("--json", "r.json"), ("--picture", "r.svg")):
+        assert run("evaluate", models["speech"], "a.wav", option, f"no/such/{name}")[0] == 73
 
 
 def limited(write):
@@ -691,6 +692,15 @@ def test_checkpoints_are_refused_with_77(here, run):
     for model in ("last.ckpt", "run", "run/model.pt"):
         code, _, lines = run("encode", "a.wav", "-m", model, "-o", "a.sgt")
         assert code == 77 and len(lines) == 1 and "can run code" in lines[0]
+        assert "sigtok-train release --config CONFIG.yaml --checkpoint" in lines[0]
+    checkpoint = Path("logs/version_0/checkpoints/a b.ckpt")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"PK\3\4")
+    (checkpoint.parent.parent / "config.yaml").write_text("")
+    (line,) = run("evaluate", checkpoint, "a.wav")[2]
+    words = shlex.split(line[line.index("sigtok-train") :])
+    assert words == ["sigtok-train", "release", "--config", "logs/version_0/config.yaml", "--checkpoint",
+                     str(checkpoint), "--out", "FOLDER"]  # fmt: skip
 
 
 def test_a_damaged_model_is_bad_data(here, models, run):

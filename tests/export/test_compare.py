@@ -22,18 +22,20 @@ from sigtok.codecs.media import (
     from_pixels,
     image_from_bytes,
     image_to_bytes,
+    opus_to_bytes,
     read_image,
     write_audio,
     write_image,
 )
+from sigtok.codecs.metrics.audio import mel_distance
 from sigtok.codecs.metrics.image import psnr
 from sigtok.codecs.metrics.perceptual import load_lpips, lpips
 from sigtok.codecs.pretrained import load, save
 from sigtok.codecs.spec import CodecSpec, Rate
-from sigtok.export import compare, evaluate
+from sigtok.export import compare, evaluate, metrics, peers
 from sigtok.export.cli import main
 from sigtok.export.compare import Ladder, parsed
-from sigtok.export.evaluate import METRICS, metrics_of
+from sigtok.export.metrics import METRICS, metrics_of
 from sigtok.export.released import described
 
 IMAGE = {
@@ -168,14 +170,14 @@ def test_models_of_one_name_are_told_apart_by_their_folders(here, models, run):
     assert [point["model"] for point in record_of()["points"]] == [models.image, models.twin]
 
 
-def test_sounds_are_compared_without_formats(here, models, run):
+def test_sounds_are_compared_without_formats_of_pictures(here, models, run):
     rng = np.random.default_rng(0)
     write_audio("a.wav", 0.1 * rng.standard_normal((1, 8000)), 8000)
     code, out, lines = run("compare", "a.wav", "-m", f"{models.speech}:codebooks=2", "-m", models.speech)
     assert (code, lines) == (0, [])
     assert [cells(row)[:2] for row in out.splitlines()[2:]] == [["voice", "2 codebooks"], ["voice", "3 codebooks"]]
     code, _, lines = run("compare", "a.wav", "-m", models.speech, "--with", "jpeg")
-    assert code == 2 and len(lines) == 1 and "--with is for pictures" in lines[0]
+    assert code == 2 and len(lines) == 1 and "--with takes opus for models of audio, got 'jpeg'" in lines[0]
 
 
 def test_a_file_that_one_model_cannot_take_counts_for_none(here, models, run, monkeypatch):
@@ -199,7 +201,7 @@ def test_a_format_that_fails_leaves_no_row_behind(here, models, run, monkeypatch
     def fails(signal, form, quality):
         raise ValueError("does not fit")
 
-    monkeypatch.setattr(compare, "image_to_bytes", fails)
+    monkeypatch.setattr(peers, "image_to_bytes", fails)
     line = ("compare", "a.png", "b.png", "-m", models.image, "--with", "webp", "--json", "c.json")
     code, out, lines = run(*line)
     assert code == 65 and len(lines) == 3 and out == "" and not Path("c.json").exists()
@@ -269,6 +271,32 @@ def test_formats_stand_beside_every_point_and_say_where_they_are_larger(here, mo
     assert len(titles) == 1 + len(points) and any(title.startswith("JPEG, at small, 8 queries: ") for title in titles)
 
 
+def test_opus_takes_the_size_nearest_to_the_one_asked_for(monkeypatch):
+    monkeypatch.setattr(compare, "OPUS_KILOBITS", (6, 16))
+    sound = torch.from_numpy(np.random.default_rng(0).uniform(-0.3, 0.3, (1, 8000))).float()
+    sizes = {kilobits: len(opus_to_bytes(sound.numpy(), 8000, kilobits)) for kilobits in range(6, 17)}
+    ladder = Ladder(sound, "opus", METRICS["audio"], 8000)
+    for size in (10, sizes[6], sizes[9] + 3, sizes[16], 10**6):
+        row = ladder.nearest(size)
+        assert abs(row["bytes"] - size) == min(abs(other - size) for other in sizes.values())
+        assert row["smallest"] == (size < min(sizes.values())) and row["bytes"] == sizes[row["quality"]]
+    decoded = ladder.decoded(row)
+    assert decoded.shape == sound.shape and row["bits_per_second"] == 8 * row["bytes"]
+    assert row["mel_distance"] == pytest.approx(mel_distance(decoded, sound, 8000))
+
+
+def test_sounds_stand_beside_opus(here, models, run):
+    write_audio("a.wav", 0.1 * np.random.default_rng(0).standard_normal((1, 8000)), 8000)
+    line = ("compare", "a.wav", "-m", models.speech, "--codebooks", "1,3", "--with", "opus")
+    code, out, lines = run(*line, "--json", "c.json", "--html", "c.html")
+    assert (code, lines) == (0, []) and "larger for 1 of 1 files" in out
+    points = record_of()["points"]
+    assert [point["model"] for point in points] == ["voice", "voice", "Opus", "Opus"]
+    assert points[2]["rows"][0]["seconds"] == 1 and points[2]["bits_per_second"] == 8 * points[2]["bytes"]
+    page = Path("c.html").read_text()
+    assert page.count("<audio") == 3 and "Opus" in page and len(record_of()["protocol"]["files"]) == 1
+
+
 # -- the field's protocol and LPIPS ----------------------------------------------------------------------------
 
 
@@ -299,9 +327,9 @@ def test_size_and_weights_are_in_the_record(here, models, weights, run, command)
 
 def test_without_weights_there_is_no_lpips_and_without_its_package_no_ssimulacra(here, models, run, monkeypatch):
     assert "lpips" not in run("evaluate", models.image, "a.png")[1]
-    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
     assert set(metrics_of("image")) == set(METRICS["image"])
-    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setitem(__import__("sys").modules, "ssimulacra2", None)  # found, and broken
     run("compare", "a.png", "-m", models.image, "--json", "c.json")
     row = record_of()["points"][0]["rows"][0]
@@ -322,9 +350,12 @@ WRONG = {
     "too many": ["a.png", "-m", "IMAGE:queries=9"],
     "shares": ["a.png", "-m", "IMAGE:shares=1"],
     "format": ["a.png", "-m", "IMAGE", "--with", "gif"],
+    "format of sounds": ["a.png", "-m", "IMAGE", "--with", "opus"],
+    "page": ["a.png", "-m", "IMAGE", "--html", "c.htm"],
     "size": ["a.wav", "-m", "SPEECH", "--size", "64"],
     "weights": ["a.png", "-m", "IMAGE", "--perceptual", "gone.safetensors"],
     "picture": ["a.png", "-m", "IMAGE", "--picture", "c.png"],
+    "over its weights": ["a.png", "-m", "IMAGE", "--perceptual", "b.png", "--json", "b.png"],
     "over its input": ["a.png", "-m", "IMAGE", "--json", "a.png"],
     "conditions": ["a.png", "-m", "IMAGE", "--where", "split=val"],
     "no file": ["gone.png", "-m", "IMAGE"],

@@ -240,7 +240,7 @@ WRONG = {
     "beside none": (["--beside", "steps"], "--beside is a model in a sweep, got none; add --sweep"),
     "beside sound": (["--sweep", "--beside", "sound"], "models of one sweep take the same signals, got others"),
     "codebooks": (["--sweep", "--codebooks", "1"], "--sweep takes every rung, got --codebooks as well"),
-    "page of none": (["--html", "s.html"], "--html is the page of a sweep, got none; add --sweep"),
+    "rows of a sweep": (["--sweep", "--jsonl", "s.jsonl"], "--jsonl has a line per file and rate of one model"),
     "picture": (["--sweep", "--picture", "s.svg"], "--sweep takes every rung, got --picture as well"),
     "qualities": (["--sweep", "--qualities", "1"], "--sweep takes every rung, got --qualities as well"),
     "suffix": (["--sweep", "--html", "s.htm"], "s.htm: a page is an .html file, got another name"),
