@@ -214,8 +214,9 @@ def decompress_part(
     The codes are exact. The samples are those of `decompress`, but for the order of sums in float32, if nothing that
     the decoder hears lies more than ``margin`` seconds before the part, and behind it unless the codec is causal. What
     lies beyond is silence to it: of a decoder with more context (the depth of its transformer times ``context``), and
-    of one that hears everything, samples near the start of the part differ. The bundled speech model hears 8 s; 4 s
-    change its samples by less than 0.001.
+    of one that hears everything, samples near the start of the part differ. A decoder of voices
+    (`sigtok.codecs.audio.voice`) goes on from the first sample of the file: a part of it is the same voice from other
+    pulses and other noise.
 
     Args:
         codec: The codec that wrote the file, of sounds or features.

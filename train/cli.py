@@ -1,5 +1,4 @@
-"""`sigtok-train fit | validate | test | predict | features | prior | backbone | release`: YAML to a run, mistakes to a
-line."""
+"""`sigtok-train fit | validate | test | predict`, and tools without a trainer: YAML to a run, mistakes to one line."""
 
 import os
 import sys
@@ -12,10 +11,12 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from . import backbones, features, prior, release
+from . import backbones, codebooks, curves, features, prior, release
 from .task import CodecTask
 
 COMMANDS = {  # without a trainer
+    "codebooks": codebooks.main,
+    "curves": curves.main,
     "features": features.main,
     "prior": prior.main,
     "backbone": backbones.main,
