@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import yaml
+from jaxtyping import Float
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -24,6 +25,8 @@ from sigtok.codecs.quantizers.search import nearest
 
 from .initial import checkpoint_weights, initialise, inside
 from .task import whole_windows
+
+CELL = 0.1  # deviations
 
 
 def codebooks(config: str, checkpoint: str, out: str, vectors: int = 150_000, iterations: int = 10) -> None:
@@ -44,7 +47,7 @@ def codebooks(config: str, checkpoint: str, out: str, vectors: int = 150_000, it
     if not stages or len(stages) != codec.spec.num_codebooks:
         raise ValueError(f"codebooks are those of residual or additive stages, {config} has none in its quantizer")
     initialise(codec, inside(checkpoint_weights(checkpoint), "codec."), checkpoint, fresh=["quantizer"])
-    rest = collected(codec.eval(), data, vectors)
+    rest = distinct(collected(codec.eval(), data, vectors))
     for stage in tqdm(stages, desc="codebooks", unit="book", disable=None):
         centres, counts = kmeans(rest, len(stage.codebook), iterations)
         rest = rest - centres[nearest(rest, centres)]
@@ -52,7 +55,7 @@ def codebooks(config: str, checkpoint: str, out: str, vectors: int = 150_000, it
             stage.codebook.copy_(centres)
         if "counts" in dict(stage.named_buffers()):
             stage.counts.copy_(counts)
-    sys.stderr.write(f"left of {vectors} latents: {float(rest.square().mean()):.4g} per number\n")
+    sys.stderr.write(f"left of {len(rest)} latents: {float(rest.square().mean()):.4g} per number\n")
     torch.save({"state_dict": {f"codec.{name}": value for name, value in codec.state_dict().items()}}, out)
 
 
@@ -83,6 +86,20 @@ def collected(codec: Codec, data: Any, count: int) -> Tensor:
                 if total >= count:
                     break
     return torch.cat(found)[:count]
+
+
+def distinct(vectors: Float[Tensor, "M D"]) -> Float[Tensor, "U D"]:
+    """One of all vectors that lie in the same cell of a grid, a tenth of their deviation wide.
+
+    Silence is many times the same latent. Codes that crowd there would say it in several ways, equal but for rounding,
+    and no two machines would choose the same.
+    """
+    cells = (vectors / (vectors.std() * CELL)).round()
+    _, index = torch.unique(cells, dim=0, return_inverse=True)
+    first = torch.full((int(index.max()) + 1,), len(vectors)).scatter_reduce(
+        0, index, torch.arange(len(vectors)), "amin"
+    )
+    return vectors[first.sort().values]
 
 
 def main(arguments: list[str] | None = None) -> None:
