@@ -52,6 +52,16 @@ class Choice(NamedTuple):
     met: bool
 
 
+class Unit(NamedTuple):
+    """What a size is asked for in, and how many bytes one of it is for a signal."""
+
+    name: str
+    bytes: float
+
+
+BYTES = Unit("bytes", 1.0)
+
+
 def points(codec: Codec, rate: Rate | None = None) -> tuple[Rate, ...]:
     """Every operating point of a codec in the order of searches, the smallest files first.
 
@@ -145,8 +155,7 @@ def at_rate(
     if codec.spec.modality != "image":
         raise ValueError(f"bits per pixel are of images, got {codec.spec.modality}; ask for bytes with at_size")
     pixels = math.prod(signal.shape[2:])
-    choice = at_size(codec, signal, bits_per_pixel * pixels / 8, rate)
-    return choice._replace(reached=8 * choice.reached / pixels)
+    return _at_size(codec, signal, bits_per_pixel, rate, Unit("bits per pixel", pixels / 8))
 
 
 def at_bitrate(
@@ -161,8 +170,7 @@ def at_bitrate(
             f"bytes with at_size"
         )
     seconds = signal.shape[-1] / spec.sample_rate
-    choice = at_size(codec, signal, 125 * kilobits_per_second * seconds, rate)
-    return choice._replace(reached=choice.reached / 125 / seconds)
+    return _at_size(codec, signal, kilobits_per_second, rate, Unit("kbit/s", 125 * seconds))
 
 
 def at_size(codec: Codec, signal: Float[Tensor, "B C *extent"], size: float, rate: Rate | None = None) -> Choice:
@@ -181,8 +189,15 @@ def at_size(codec: Codec, signal: Float[Tensor, "B C *extent"], size: float, rat
         ValueError: If the codec refuses the signal or the rate, or has no file as small, or, of several granularities,
             none as large.
     """
+    return _at_size(codec, signal, size, rate, BYTES)
+
+
+def _at_size(codec: Codec, signal: Tensor, target: float, rate: Rate | None, unit: Unit) -> Choice:
+    """`at_size` in any unit."""
+    size = target * unit.bytes
     if searched(codec) == "shares":
-        return _granular_at_size(codec, signal, size)
+        choice = _granular_at_size(codec, signal, size, unit)
+        return choice._replace(reached=choice.reached / unit.bytes)
     most, at = _encodings(codec, signal, rate)
     size_of = _sizes(codec)
     tried: dict[int, Choice] = {}
@@ -195,8 +210,8 @@ def at_size(codec: Codec, signal: Float[Tensor, "B C *extent"], size: float, rat
 
     last = _first(over, most) - 1
     if not last:
-        raise ValueError(_range(int(tried[1].reached), size_of(at(most)), size))
-    return tried[last]
+        raise ValueError(_range(tried[1].reached, size_of(at(most)), size, unit))
+    return tried[last]._replace(reached=tried[last].reached / unit.bytes)
 
 
 def searched(codec: Codec) -> Literal["quality", "shares", "queries", "codebooks"]:
@@ -267,7 +282,7 @@ def _bits(spec: CodecSpec, rate: Rate) -> float:
     return rate.queries * sum(share * math.log2(size) / stride for share, size, stride in books)
 
 
-def _granular_at_size(codec: Codec, signal: Tensor, size: float) -> Choice:
+def _granular_at_size(codec: Codec, signal: Tensor, size: float, unit: Unit) -> Choice:
     """Shares by the closed form of codes and map, corrected by what the file has beside them."""
     if len(signal) != 1:
         raise ValueError(_one(signal))
@@ -286,7 +301,7 @@ def _granular_at_size(codec: Codec, signal: Tensor, size: float) -> Choice:
         except ValueError:  # beyond the closed form: at an end, or nowhere
             ends = choice(COARSE), choice(FINE)
             if not ends[0].reached <= size <= ends[1].reached:
-                raise ValueError(_range(int(ends[0].reached), int(ends[1].reached), size)) from None
+                raise ValueError(_range(ends[0].reached, ends[1].reached, size, unit)) from None
             tried += ends
             break
         if tried[-1].met:
@@ -299,5 +314,10 @@ def _one(signal: Tensor) -> str:
     return f"a point is chosen for one signal, [1, C, *extent], got {list(signal.shape)}; choose one by one"
 
 
-def _range(least: int, most: int, size: float) -> str:
-    return f"files of this signal have {least} to {most} bytes, got a target of {size:g}; choose one of these sizes"
+def _range(least: float | int, most: float | int, size: float, unit: Unit) -> str:
+    """What may be asked for instead; limits are rounded so that they can be."""
+    low, high = math.ceil(1e4 * least / unit.bytes) / 1e4, math.floor(1e4 * most / unit.bytes) / 1e4
+    return (
+        f"files of this signal have {low:.10g} to {high:.10g} {unit.name}, got a target of {size / unit.bytes:g}; "
+        f"choose one of these sizes"
+    )

@@ -41,7 +41,8 @@ def features_info(folder: PathLike) -> FeatureInfo:
         info = FeatureInfo(str(values["teacher"]), int(values["frame_rate"]), int(values["channels"]))
         whole = info.frame_rate == values["frame_rate"] > 0 and info.channels == values["channels"] > 0
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: has teacher, frame_rate and channels, got another record ({error!r})") from None
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: has teacher, frame_rate and channels, got another record ({reason})") from None
     if not whole:
         raise ValueError(f"{path}: frame_rate and channels are whole numbers, got {values}; make the features again")
     return info

@@ -38,7 +38,7 @@ from .report import (
     write_text,
 )
 from .sight import Sight
-from .tables import markdown, number
+from .tables import markdown, number, point_text
 from .transcode import each
 
 WORST, BEST = 1, 100  # quality of a format of pictures
@@ -356,10 +356,9 @@ def table(modality: str, rows: Sequence[Row]) -> str:
     metrics = metric_names(modality, rows[0])
     lines = []
     for row in rows:
-        smallest = f" (larger for {row['smallest']} of {row['files']} files)" if row.get("smallest") else ""
         means = [number(row[metric]["mean"]) for metric in metrics]
         speeds = [number(row[f"{way}_{speed}"]) for way in ("encode", "decode")]
-        lines.append([row["model"], row["point"] + smallest, str(row["bytes"]), number(row[unit]), *means, *speeds])
+        lines.append([row["model"], point_text(row), str(row["bytes"]), number(row[unit]), *means, *speeds])
     heads = ["model", "point", "bytes", unit.replace("_", " "), *metrics, f"encode {short}", f"decode {short}"]
     return markdown(heads, lines)
 

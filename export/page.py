@@ -17,7 +17,7 @@ from .histograms import histogram
 from .picture import Curve, Panel, Point, svg
 from .sight import Sight
 from .sweep import bd_table, figure_heads, figures, percent, rungs, scale_of, shown_rate
-from .tables import number
+from .tables import number, point_text
 from .worst import Worst
 
 NOTES = """Rates are those of real files, headers and containers included, over pixels or seconds; speeds are those of
@@ -29,11 +29,12 @@ more bits than another and is not better counts for no curve. Files without a co
 
 MEDIA_BYTES = 4_800_000  # of all players and pictures of a page, which take a third more in it
 FIGURES = """Rates are those of real files, headers included. Means over files have the 95 % interval of a bootstrap
-over files. Speeds are those of one thread, from signal to file and back; memory is the most that the whole process had
-held by the last file, libraries and all rates included."""
-SCORED = """Means over files have the 95 % interval of a bootstrap over files. Rates are those of the coded files, where
-these were named. Sounds were cut to the shorter of a pair, and looked at for a delay, which every waveform metric
-suffers from."""
+over files, and the number of files that a metric says something about, if these are not all. Speeds are those of one
+thread, from signal to file and back; memory is the most that the whole process had held by the last file, libraries and
+all rates included."""
+SCORED = """Means over files have the 95 % interval of a bootstrap over files, and the number of files that a metric
+says something about, if these are not all. Rates are those of the coded files, where these were named. Sounds were cut
+to the shorter of a pair, and looked at for a delay, which every waveform metric suffers from."""
 CODES = """Share of every code, the most frequent first, on two logarithmic axes; dashed is even use. A curve that
 ends before the right edge leaves codes unused; few tokens cannot show all codes, so compare with what even use would
 show."""
@@ -118,7 +119,7 @@ def comparison_page(
         ("files", f"{record['files']}, {record['bad_files']} bad" if record["bad_files"] else str(record["files"])),
         ("command", record["command"]),
     ]
-    names = [("model", [point["model"] for point in points]), ("point", [point["point"] for point in points])]
+    names = [("model", [point["model"] for point in points]), ("point", [point_text(point) for point in points])]
     parts = [
         facts(about),
         "<h2>Quality over rate</h2>",
@@ -181,7 +182,7 @@ def summaries(
     if any("tokens_per_second" in rate for rate in rates):
         columns["tokens/s"] = [number(rate.get("tokens_per_second")) for rate in rates]
     for metric in metrics:
-        columns[metric] = [interval_text(rate[metric]) for rate in rates]
+        columns[metric] = [interval_text(rate[metric], rate["files"]) for rate in rates]
     for way in ("encode", "decode"):
         if any(f"{way}_{speed}" in rate for rate in rates):
             short = "MP/s" if modality == "image" else "x real time"
@@ -195,11 +196,12 @@ def summaries(
     return table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
-def interval_text(found: Row) -> str:
-    """A mean with its interval in brackets."""
+def interval_text(found: Row, files: int) -> str:
+    """A mean with its interval in brackets, which one file does not give, and how many files have it if not all do."""
     if found["mean"] is None:
         return "-"
-    return f"{number(found['mean'])} ({number(found['low'])} to {number(found['high'])})"
+    spread = f" ({number(found['low'])} to {number(found['high'])})" if found["files"] > 1 else ""
+    return f"{number(found['mean'])}{spread}" + (f", {found['files']} files" if found["files"] < files else "")
 
 
 def worst_files(worst: Worst, name: str, budget: int) -> list[str]:

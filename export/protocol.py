@@ -127,7 +127,9 @@ class Earlier:
             self._before: list[Row] = [dict(rate) for rate in self.record["rates"]]
         except (ValueError, KeyError, TypeError) as error:
             raise Failure(
-                DATA, f"{path}: a protocol is in the JSON of sigtok evaluate, got another file ({error!r}); check it"
+                DATA,
+                f"{path}: a protocol is in the JSON of sigtok evaluate, got another file "
+                f"({type(error).__name__}: {error}); check it",
             ) from error
 
     def check(self, args: Namespace) -> None:

@@ -78,7 +78,8 @@ def evaluate(args: Namespace) -> int:
         if sweep.evaluations[0].rows:
             _tell_sweep(args, sweep, files, len(inputs.items))
         return code
-    rates = [resolve_quality(codec, rate, quality) for rate, quality in product(rates, args.qualities or [None])]
+    pairs = product(rates, args.qualities or [None])
+    rates = list(dict.fromkeys(resolve_quality(codec, *pair) for pair in pairs))  # each once
     evaluations = [Evaluation(codec, rate, reader, metrics) for rate in rates]
     worst = [worst_of(names, tools, spec.modality, spec.sample_rate) for _ in evaluations]
     for evaluation, kept in zip(evaluations, worst, strict=True):

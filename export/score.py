@@ -202,12 +202,14 @@ def cut_alike(path: str, signal: Tensor, wanted: Tensor, sample_rate: int | None
     """
     if sample_rate is None:
         if signal.shape != wanted.shape:
-            sizes = " and ".join(f"{width}x{height}" for _, height, width in (wanted.shape, signal.shape))
-            raise ValueError(f"{path}: has the size of its reference, got {sizes} pixels; decode it at full size")
+            size, got = (f"{width}x{height}" for _, height, width in (wanted.shape, signal.shape))
+            raise ValueError(f"{path}: has the {size} pixels of its reference, got {got}; decode it at full size")
         return signal, wanted
     if abs(signal.shape[1] - wanted.shape[1]) > LONGEST * sample_rate:
-        got = " and ".join(f"{each.shape[1] / sample_rate:.3f} s" for each in (signal, wanted))
-        raise ValueError(f"{path}: is as long as its reference, to {LONGEST:g} s, got {got}; cut them alike")
+        length, got = (f"{each.shape[1] / sample_rate:.3f} s" for each in (wanted, signal))
+        raise ValueError(
+            f"{path}: is as long as its reference of {length}, to {LONGEST:g} s, got {got}; cut them alike"
+        )
     shorter = min(signal.shape[1], wanted.shape[1])
     return signal[:, :shorter], wanted[:, :shorter]
 

@@ -1,6 +1,7 @@
 """Rows of text in columns, for a terminal or as Markdown, and numbers as text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -27,6 +28,13 @@ def number(value: float | int | None) -> str:
 def shown(window: Sequence[int]) -> str:
     """A window as text: its length, or height x width."""
     return "x".join(map(str, window))
+
+
+def point_text(summary: Mapping[str, Any]) -> str:
+    """The operating point of a summary, and of how many files another format has none as small."""
+    if not summary.get("smallest"):
+        return summary["point"]
+    return f"{summary['point']} (larger for {summary['smallest']} of {summary['files']} files)"
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

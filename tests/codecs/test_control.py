@@ -1,6 +1,7 @@
 """The operating point of one signal: against brute force over all points, with real files, and out of reach."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -316,6 +317,8 @@ def test_a_rate_is_a_size_per_pixel_of_real_files():
         same(at_size(codec, signal, bits_per_pixel * 20 * 35 / 8), choice.tokens)
         more = codec.encode(signal, Rate(queries=choice.tokens.rate.queries + 1))
         assert 8 * file_bytes(codec, more) / (20 * 35) > bits_per_pixel
+    with pytest.raises(ValueError, match=r"have 0\.\d+ to \d\.\d+ bits per pixel, got a target of 0.01; choose"):
+        at_rate(codec, signal, 0.01)
 
 
 def test_a_bit_rate_is_a_size_per_second_of_real_files():
@@ -326,8 +329,10 @@ def test_a_bit_rate_is_a_size_per_second_of_real_files():
         choice = at_bitrate(codec, signal, kilobits + 1e-6)
         assert choice.met and choice.reached == pytest.approx(kilobits)
         same(choice, tokens[place])
-    with pytest.raises(ValueError, match="a target of"):
+    with pytest.raises(ValueError, match=r"to [\d.]+ kbit/s, got a target of") as told:
         at_bitrate(codec, signal, rates[0] - 0.01)
+    least = float(re.search(r"have ([\d.]+) to", str(told.value))[1])
+    same(at_bitrate(codec, signal, least), tokens[0])
 
 
 def test_kilobits_per_second_are_of_sounds():

@@ -294,7 +294,12 @@ def test_sounds_stand_beside_opus(here, models, run):
     assert [point["model"] for point in points] == ["voice", "voice", "Opus", "Opus"]
     assert points[2]["rows"][0]["seconds"] == 1 and points[2]["bits_per_second"] == 8 * points[2]["bytes"]
     page = Path("c.html").read_text()
-    assert page.count("<audio") == 3 and "Opus" in page and len(record_of()["protocol"]["files"]) == 1
+    assert (
+        "larger for 1 of 1 files" in page
+        and page.count("<audio") == 3
+        and "Opus" in page
+        and len(record_of()["protocol"]["files"]) == 1
+    )
 
 
 # -- the field's protocol and LPIPS ----------------------------------------------------------------------------

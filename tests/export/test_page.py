@@ -22,6 +22,7 @@ from sigtok.export import excerpts, worst
 from sigtok.export.cli import main
 from sigtok.export.excerpts import excerpt, shown
 from sigtok.export.histograms import histogram
+from sigtok.export.page import interval_text
 from sigtok.export.report import drawn
 from sigtok.export.tables import number
 from sigtok.export.worst import Worst
@@ -137,6 +138,14 @@ def test_a_page_of_pictures_shows_them(here, models):
     shown_original = from_pixels(np.asarray(pictures[0].convert("RGB")))
     assert np.abs(shown_original - photo(60, 72).numpy()).mean() < 0.05
     assert np.abs(shown_original - from_pixels(np.asarray(pictures[1].convert("RGB")))).mean() > 0.05
+
+
+def test_a_mean_has_an_interval_from_two_files_on_and_says_how_many_have_it():
+    found = {"mean": 2.5, "low": 2, "high": 3, "files": 2}
+    assert interval_text(found, 2) == "2.5 (2 to 3)"
+    assert interval_text(found, 3) == "2.5 (2 to 3), 2 files"
+    assert interval_text(found | {"files": 1}, 1) == "2.5" and interval_text(found | {"files": 1}, 2) == "2.5, 1 files"
+    assert interval_text(found | {"mean": None, "files": 0}, 3) == "-"
 
 
 def test_empty_and_silent_files_have_a_page_too(here, models):

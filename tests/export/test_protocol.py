@@ -155,6 +155,7 @@ DAMAGE = {
     "other bytes": (lambda: flip("in/a.wav"), 65, "in/a.wav: has other bytes than r.json was measured on"),
     "missing": (lambda: os.unlink("in/b.wav"), 65, "in/b.wav: r.json was measured on it"),
     "no json": (lambda: Path("r.json").write_text("{"), 65, "r.json: a protocol is in the JSON"),
+    "no text": (lambda: Path("r.json").write_bytes(b"\xff" * 999), 65, "r.json: a protocol is in the JSON"),
     "a list": (lambda: Path("r.json").write_text("[]"), 65, "r.json: a protocol is in the JSON"),
     "no protocol": (lambda: Path("r.json").write_text("{}"), 65, "r.json: a protocol is in the JSON"),
     "no rates": (lambda: Path("r.json").write_text('{"protocol": {}}'), 65, "r.json: a protocol is in the JSON"),
@@ -168,7 +169,7 @@ def test_what_is_not_as_it_was_costs_one_line_before_the_work(here, run, name, m
     damage()
     monkeypatch.setattr(Evaluation, "measure", lambda *_: pytest.fail("the work began"))
     code, out, lines = run("--protocol", "r.json")
-    assert code == expected and len(lines) == 1 and mark in lines[0] and out == ""
+    assert code == expected and len(lines) == 1 and mark in lines[0] and len(lines[0]) < 250 and out == ""
 
 
 WRONG = {
@@ -252,6 +253,11 @@ def test_lines_are_the_rows_with_their_rates(here, run):
         for rate in record_of("again.json")["rates"]
     ]
     assert lines == expected
+
+
+def test_a_rate_that_is_named_twice_is_measured_once(here, run):
+    assert run("in", "--codebooks", "3,1,3", "--json", "again.json")[0] == 3
+    assert [rate["codebooks"] for rate in record_of("again.json")["rates"]] == [3, 1]
 
 
 def test_a_run_that_is_stopped_keeps_its_lines(here, run, monkeypatch):
