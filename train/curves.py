@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 SMOOTH = 0.05  # of a curve, under the running mean
 COLUMNS = ("train/", "val/")
+SUFFIXES = (".svg", ".png", ".pdf")
 
 Series = tuple[np.ndarray, np.ndarray]  # steps, values
 
@@ -33,11 +34,14 @@ def read(logs: Sequence[str]) -> tuple[dict[str, Series], list[int]]:
             rows = list(csv.DictReader(file))
         if not rows or "step" not in rows[0]:
             raise ValueError(f"a log of CSVLogger has a column 'step' and rows, got none in {log}")
-        for row in rows:
-            for name, value in row.items():
-                if name and value and name.startswith(COLUMNS):
-                    found.setdefault(name, []).append((start + int(row["step"]) + 1, float(value)))
-        start += max(int(row["step"]) for row in rows) + 1
+        try:
+            for row in rows:
+                for name, value in row.items():
+                    if name and value and name.startswith(COLUMNS):
+                        found.setdefault(name, []).append((start + int(row["step"]) + 1, float(value)))
+            start += max(int(row["step"]) for row in rows) + 1
+        except (TypeError, ValueError):
+            raise ValueError(f"a log of CSVLogger holds numbers, got something else in {log}") from None
         ends.append(start)
     columns = {name: np.array(pairs).T for name, pairs in found.items()}
     return {name: (pairs[0], pairs[1]) for name, pairs in columns.items()}, ends
@@ -60,13 +64,15 @@ def curves(logs: list[str], out: str, names: str) -> None:
         out: File to write: .svg, .png or .pdf.
         names: Names of losses and metrics, with commas, without ``train/`` and ``val/``: a panel for each.
     Raises:
-        ValueError: If a name is in no log.
+        ValueError: If a name is in no log, or the file is of another kind.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    if Path(out).suffix not in SUFFIXES:
+        raise ValueError(f"curves are drawn as {', '.join(SUFFIXES)}, got {out}")
     columns, ends = read(logs)
     wanted = names.split(",")
     known = sorted({name.split("/", 1)[1] for name in columns})

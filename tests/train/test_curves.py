@@ -55,3 +55,9 @@ def test_mistakes_are_one_line(log, tmp_path, capsys, names, text, said):
         main([str(log), "--out", str(tmp_path / "c.svg"), "--names", names])
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("sigtok-train curves: error: ") and said in line
+
+
+def test_another_kind_of_picture_is_refused(log, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(log), "--out", str(tmp_path / "c.gif"), "--names", "mel"])
+    assert "drawn as .svg, .png, .pdf" in capsys.readouterr().err
