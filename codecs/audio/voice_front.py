@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sigtok.codecs.metrics.mel import to_hertz, to_mel
+from sigtok.codecs.transforms.overlap import frame
 from sigtok.codecs.transforms.periodicity import HIGHEST, LOWEST, Periodicity
 from sigtok.codecs.transforms.precision import no_autocast
 from sigtok.codecs.transforms.stft import analysis_basis
@@ -61,10 +62,7 @@ class VoiceFront(nn.Module):
     def forward(self, signal: Float[Tensor, "B 1 T"], state: Tensor) -> tuple[Heard, Tensor]:
         """What is heard in a chunk (T a multiple of ``stack * hop``), and the state after it."""
         signal = torch.cat((state, signal), dim=-1)
-        hops = signal.reshape(signal.shape[0], -1, self.hop)
-        overlap = self.size // self.hop
-        count = hops.shape[1] - overlap + 1
-        frames = torch.cat([hops[:, start : start + count] for start in range(overlap)], dim=-1)
+        frames = frame(signal[:, 0], self.hop, self.size // self.hop)
         with no_autocast(frames):
             real, imaginary = half_spectrum(frames, self.basis)
             power = real.square() + imaginary.square()
