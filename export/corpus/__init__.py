@@ -1,0 +1,1 @@
+"""A corpus becomes tokens: a plan of work units, a pure function of each, shards that are whole or not there."""
