@@ -13,6 +13,27 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
+from .arguments import (
+    add_downmix,
+    add_inputs,
+    add_model,
+    add_output,
+    add_page,
+    add_pages,
+    add_protocol,
+    add_quality,
+    add_rate,
+    add_rows,
+    add_set,
+    add_target,
+    add_windows,
+    amount,
+    amounts,
+    count,
+    counts,
+    second,
+)
+from .corpus.arguments import add_tokenize, with_verb
 from .exits import IO, MEANINGS, STOPPED, USAGE, Stopped, one_line, say, say_error
 
 COMMANDS = {
@@ -25,9 +46,9 @@ COMMANDS = {
     "compare": "compare",
     "score": "score",
     "probe": "probe",
+    "tokenize": "corpus.command",
     "export": "ship",
 }  # command: the module of ours that has a function of that name
-LARGEST_SIDE = 8192  # of a picture that is scaled to be measured
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -37,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: After ``--help`` and ``--version``, and with code 2 if the command line is wrong.
     """
-    args = parser().parse_args(arguments)
-    args.line = ["sigtok", *(sys.argv[1:] if arguments is None else arguments)]
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    args = parser().parse_args(with_verb(words))
+    args.line = ["sigtok", *words]
     try:
         with _stopped_by_signals(), _without_warnings():
             code = _command(args.command)(args)
@@ -67,68 +89,68 @@ def parser() -> argparse.ArgumentParser:
 
     encode = commands.add_parser("encode", help="sounds, pictures or features (.npy) to .sgt files")
     encode.add_argument("inputs", nargs="+", metavar="IN", help="files, folders, or - for standard input")
-    _add_model(encode, required=True)
-    _add_output(encode, "OUT.sgt")
+    add_model(encode, required=True)
+    add_output(encode, "OUT.sgt")
     text = (
         "fixed: as fast as can be, or the model's own tables (default); adaptive: smaller than fixed width, and slower"
     )
     encode.add_argument("--coding", choices=("fixed", "adaptive"), default="fixed", help=text)
     text = "do not read every file back before it is written: faster where entropy coding counts"
     encode.add_argument("--no-verify", dest="verify", action="store_false", help=text)
-    _add_rate(encode, _count)
+    add_rate(encode, count)
     point = encode.add_mutually_exclusive_group()
-    _add_quality(point, _amount)
-    _add_target(point)
-    _add_downmix(encode)
+    add_quality(point, amount)
+    add_target(point)
+    add_downmix(encode)
 
     decode = commands.add_parser("decode", help=".sgt files to sounds, pictures or features")
     decode.add_argument("inputs", nargs="+", metavar="IN.sgt", help="files, folders, or - for standard input")
-    _add_model(decode, required=False)
-    _add_output(decode, "OUT.wav|.png|.npy")
+    add_model(decode, required=False)
+    add_output(decode, "OUT.wav|.png|.npy")
     for option, name, text in (("--from", "start", "the start"), ("--to", "stop", "the end")):
-        decode.add_argument(option, dest=name, type=_second, metavar="S", help=f"seconds of a sound; default: {text}")
+        decode.add_argument(option, dest=name, type=second, metavar="S", help=f"seconds of a sound; default: {text}")
     decode.add_argument("--salvage", action="store_true", help="of a damaged file, what is left of it")
 
     text = "whether .sgt files are whole: one line each, exit code 65 if not, 2 if a packet's model is not known"
     verify = commands.add_parser("verify", help=text)
     verify.add_argument("inputs", nargs="+", metavar="FILE.sgt", help="files, folders, or - for standard input")
-    _add_model(verify, required=False)
+    add_model(verify, required=False)
 
     tokens = commands.add_parser(
         "tokens", help="the codes of a sound, picture, features or .sgt file, on standard output"
     )
     tokens.add_argument("input", metavar="IN", help="a file, or - for standard input")
-    _add_model(tokens, required=True)
-    _add_rate(tokens, _count)
-    _add_quality(tokens, _amount)
-    _add_downmix(tokens)
+    add_model(tokens, required=True)
+    add_rate(tokens, count)
+    add_quality(tokens, amount)
+    add_downmix(tokens)
     tokens.add_argument("--npy", action="store_true", help="a .npy file, int64 [codebooks, positions]; else JSON")
 
     info = commands.add_parser("info", help="what a model or .sgt file says about itself")
     info.add_argument("subject", nargs="?", metavar="MODEL_OR_FILE", help="default: every bundled model")
-    _add_model(info, required=False)
+    add_model(info, required=False)
     info.add_argument("--json", action="store_true", help="as JSON")
 
     evaluate = commands.add_parser("evaluate", help="rate, quality and speed of a model over files")
-    _add_set(evaluate).required = False  # with --protocol; nargs="*" would take no inputs behind an option
+    add_set(evaluate).required = False  # with --protocol; nargs="*" would take no inputs behind an option
     text = "measure again what this result was measured on; exit code 1 if the figures are others"
     evaluate.add_argument("--protocol", metavar="RESULT.json", help=text)
-    _add_pages(evaluate)
+    add_pages(evaluate)
     evaluate.add_argument("--picture", metavar="OUT.svg", help="draw quality over rate, one curve per window")
-    _add_rate(evaluate, _counts)
-    _add_quality(evaluate, _amounts)
+    add_rate(evaluate, counts)
+    add_quality(evaluate, amounts)
     evaluate.add_argument(
         "--sweep", action="store_true", help="every rung, beside JPEG, WebP, AVIF and JPEG XL or Opus, with BD-rates"
     )
     evaluate.add_argument(
         "--beside", action="append", metavar="MODEL", help="another model of the same signals in a sweep; repeatable"
     )
-    _add_windows(evaluate)
-    _add_downmix(evaluate)
-    _add_protocol(evaluate)
+    add_windows(evaluate)
+    add_downmix(evaluate)
+    add_protocol(evaluate)
 
     compare = commands.add_parser("compare", help="several models over the same files, beside JPEG, WebP or Opus")
-    _add_inputs(compare)
+    add_inputs(compare)
     compare.add_argument(
         "-m",
         "--model",
@@ -145,195 +167,48 @@ def parser() -> argparse.ArgumentParser:
         help="these formats too, at the sizes of the models' files",
     )
     compare.add_argument("--picture", metavar="OUT.svg", help="draw quality over rate, one curve per model and format")
-    _add_page(compare)
-    _add_rate(compare, _counts)
-    _add_quality(compare, _amounts)
-    _add_downmix(compare)
-    _add_protocol(compare)
+    add_page(compare)
+    add_rate(compare, counts)
+    add_quality(compare, amounts)
+    add_downmix(compare)
+    add_protocol(compare)
 
     text = "decoded files of any codec beside their references: quality, and rate with --bytes"
     score = commands.add_parser("score", help=text)
     score.add_argument("decoded", metavar="DECODED", help="a file, or a folder of files named as their references are")
     score.add_argument("reference", metavar="REFERENCE", help="a file, a folder, or a CSV manifest")
     score.add_argument("--bytes", metavar="FOLDER", help="the coded files, of the same names, for real rates")
-    _add_rows(score)
-    _add_pages(score)
-    _add_downmix(score)
-    _add_protocol(score)
+    add_rows(score)
+    add_pages(score)
+    add_downmix(score)
+    add_protocol(score)
 
     probe = commands.add_parser("probe", help="what a linear classifier reads from the tokens")
-    _add_set(probe)
+    add_set(probe)
     probe.add_argument(
         "--label", required=True, metavar="COLUMN|unit", help="a column of the manifest, or MFCC units per window"
     )
     probe.add_argument(
         "--read", choices=("latents", "codes"), default="latents", help="what of the codes (default: decoded latents)"
     )
-    probe.add_argument("--seconds", type=_amount, default=2.0, metavar="S", help="of a segment (default: 2)")
-    probe.add_argument("--units", type=_count, default=50, metavar="U", help="MFCC units (default: 50)")
-    _add_rate(probe, _counts, default="1 and all")
-    _add_windows(probe)
-    _add_downmix(probe)
+    probe.add_argument("--seconds", type=amount, default=2.0, metavar="S", help="of a segment (default: 2)")
+    probe.add_argument("--units", type=count, default=50, metavar="U", help="MFCC units (default: 50)")
+    add_rate(probe, counts, default="1 and all")
+    add_windows(probe)
+    add_downmix(probe)
 
+    add_tokenize(commands, _Parser)
     export = commands.add_parser("export", help="a model in another format")
     formats = export.add_subparsers(dest="format", required=True, metavar="FORMAT", parser_class=_Parser)
     onnx = formats.add_parser("onnx", help="ONNX graphs that give the same codes, checked")
     onnx.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
     onnx.add_argument("folder", metavar="DIR", help="made if missing")
-    onnx.add_argument("--trials", type=_count, default=50, metavar="N", help="signals to compare (default: 50)")
-    _add_rate(onnx, _count)
+    onnx.add_argument("--trials", type=count, default=50, metavar="N", help="signals to compare (default: 50)")
+    add_rate(onnx, count)
 
     for command in (encode, decode, tokens, evaluate, compare, probe):
         command.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     return top
-
-
-def _add_model(command: argparse.ArgumentParser, required: bool) -> None:
-    default = "" if required else " (default: the bundled model that wrote the file)"
-    command.add_argument(
-        "-m",
-        "--model",
-        required=required,
-        metavar="MODEL",
-        help=f"a bundled model or a model folder{default}",
-    )
-
-
-def _add_output(command: argparse.ArgumentParser, name: str) -> None:
-    text = "a file, replaced if there is one; a folder for several inputs; - for standard output"
-    command.add_argument("-o", "--output", required=True, metavar=name, help=text)
-
-
-def _add_set(command: argparse.ArgumentParser) -> argparse.Action:
-    command.add_argument("model", metavar="MODEL", help="a bundled model or a model folder")
-    return _add_inputs(command)
-
-
-def _add_inputs(command: argparse.ArgumentParser) -> argparse.Action:
-    inputs = command.add_argument(
-        "inputs", nargs="+", default=[], metavar="INPUT", help="files, folders, or CSV manifests"
-    )
-    _add_rows(command)
-    return inputs
-
-
-def _add_rows(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", metavar="OUT", help="write every row and where it comes from; - for stdout")
-    for option, rows in {"--where": "rows of a manifest", "--exclude": "without these rows"}.items():
-        command.add_argument(
-            option, action="append", default=[], type=_pair, metavar="COLUMN=VALUE", help=f"{rows}; repeatable"
-        )
-
-
-def _add_page(command: argparse.ArgumentParser) -> None:
-    text = "one page that needs no network: curves, tables, files as players or pictures"
-    command.add_argument("--html", metavar="OUT.html", help=text)
-
-
-def _add_pages(command: argparse.ArgumentParser) -> None:
-    _add_page(command)
-    command.add_argument(
-        "--jsonl", metavar="OUT.jsonl", help="write a line per file and rate as soon as it is measured"
-    )
-
-
-def _add_protocol(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--size",
-        type=_side,
-        metavar="N",
-        help="scale a picture's shorter side to N and cut the middle; default: whole",
-    )
-    command.add_argument(
-        "--perceptual", metavar="FILE", help="measure LPIPS by these weights, made by sigtok-train backbone"
-    )
-    text = "these metrics, a list of names (README, Metrics), of default and of all; default: the fast ones"
-    command.add_argument("--metrics", metavar="NAMES", help=text)
-    command.add_argument("--whisper", metavar="FILE", help="a checkpoint of Whisper for word_error_rate (.pt)")
-
-
-def _add_windows(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--windows", type=_counts, metavar="W", help="positions per window; default: the model's (several: 3,6,10)"
-    )
-
-
-def _add_rate(command: argparse.ArgumentParser, kind: Callable[[str], Any], default: str = "all") -> None:
-    several = " (several: 1,3,8)" if kind is _counts else ""
-    command.add_argument("--codebooks", type=kind, metavar="Q", help=f"how many are used; default: {default}{several}")
-    command.add_argument("--queries", type=kind, metavar="K", help=f"tokens per window; default: all{several}")
-    if kind is _count:
-        command.add_argument("--window", type=kind, metavar="W", help="positions per window; default: the model's")
-
-
-def _add_quality(command: argparse._ActionsContainer, kind: Callable[[str], Any]) -> None:
-    text = "of the model's ladder, 1 for the smallest files; instead of --codebooks and --queries"
-    if kind is _amounts:
-        command.add_argument("--qualities", type=kind, metavar="1,2,3", help=f"rungs {text}")
-    else:
-        command.add_argument("--quality", type=kind, metavar="Q", help=f"a rung {text}")
-
-
-def _add_target(command: argparse._ActionsContainer) -> None:
-    for option, letter, text in (
-        ("--target-psnr", "DB", "the least of each picture with that PSNR; instead of --queries and --codebooks"),
-        ("--target-bpp", "X", "the most of each picture in X bits per pixel; with granularities within 3 percent"),
-        ("--target-kbps", "X", "the most of each sound in X kilobits per second of its file"),
-        ("--target-bytes", "N", "the most of each input in N bytes; with granularities within 3 percent"),
-    ):
-        command.add_argument(option, type=_amount, metavar=letter, help=text)
-
-
-def _add_downmix(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--downmix", action="store_true", help="average stereo where one channel is taken")
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"a count is 1 or more, got {text!r}")
-    return int(text)
-
-
-def _side(text: str) -> int:
-    side = _count(text)
-    if side > LARGEST_SIDE:
-        raise argparse.ArgumentTypeError(f"a side is 1 to {LARGEST_SIDE} pixels, got {side}")
-    return side
-
-
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
-
-
-def _amount(text: str) -> float:
-    try:
-        amount = float(text)
-    except ValueError:
-        amount = 0.0
-    if not 0 < amount < float("inf"):
-        raise argparse.ArgumentTypeError(f"a number is more than 0 here, got {text!r}")
-    return amount
-
-
-def _amounts(text: str) -> list[float]:
-    return [_amount(part) for part in text.split(",")]
-
-
-def _second(text: str) -> float:
-    try:
-        second = float(text)
-    except ValueError:
-        second = -1.0
-    if not 0 <= second < float("inf"):
-        raise argparse.ArgumentTypeError(f"seconds are 0 or more, got {text!r}")
-    return second
-
-
-def _pair(text: str) -> tuple[str, str]:
-    column, equals, value = text.partition("=")
-    if not column or not equals:
-        raise argparse.ArgumentTypeError(f"a condition is COLUMN=VALUE, got {text!r}")
-    return column, value
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:

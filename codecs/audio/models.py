@@ -441,7 +441,6 @@ def walloc_stereo(
     last: float = 1e6,
     bits: int = 16,
     hidden: int = 32,
-    emphasis: float = 0.0,
 ) -> Codec:
     """A rate-distortion codec of stereo sound in WaLLoC's shape: linear encoder, deep decoder, entropy coded numbers.
 
@@ -461,7 +460,6 @@ def walloc_stereo(
         last: That of the highest.
         bits: Of a whole number, the largest that a file can hold.
         hidden: Of `SpectralDensity`.
-        emphasis: Of high frequencies in the errors that training weighs (`RateDistortion`): steps of bands start so.
     """
     parts = Spectrum(bins, spectrum)
     steps = first_steps(geometric(first, last, qualities))
@@ -479,7 +477,7 @@ def walloc_stereo(
         qualities=qualities,
         quality_steps=quality_steps,
     )
-    encoder = WallocAudioEncoder(parts, steps, full, emphasis)
-    decoder = WallocAudioDecoder(parts, steps, full, emphasis, width, depth, sample_rate)
+    encoder = WallocAudioEncoder(parts, steps, full)
+    decoder = WallocAudioDecoder(parts, steps, full, width, depth, sample_rate)
     density = SpectralDensity(codes.codebook_sizes[0], bins, qualities, quality_steps, hidden)
     return Codec(spec, encoder, codes, decoder, density)

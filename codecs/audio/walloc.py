@@ -5,7 +5,7 @@
     left, right -mid and side, spectrum-> bins -linear, gains, shrink, round-> whole numbers       (encoder)
     whole numbers -gains, linear-> bins -blocks + identity-> bins -inverse, left and right-> sound (decoder)
 
-WaLLoC's asymmetry (Jacobellis and Yadwadkar, 2024, arXiv 2412.09405), trained for the squared error. Its wavelet
+WaLLoC's asymmetry (Jacobellis and Yadwadkar, 2024, arXiv 2412.09405), trained for the squared error alone. Its wavelet
 packet is one of two spectra; lapped blocks (MDCT) separate frequencies better, which music needs. The codec starts as a
 transform codec: the linear maps as identity, the network as zero. Whole numbers come from float64, as in
 `sigtok.codecs.image.walloc`.
@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from sigtok.codecs.densities.base import between
 from sigtok.codecs.entropy.spectral import BAND
-from sigtok.codecs.layers.emphasis import response
 from sigtok.codecs.layers.ladder import Gains, Steps, moved, shrunk
 from sigtok.codecs.spec import Extent, Rate
 from sigtok.codecs.transforms.blocks import LappedBlocks
@@ -102,13 +101,12 @@ class WallocAudioEncoder(nn.Module):
         spectrum: The transform.
         steps: See `Gains`; one gain for each 16 bins.
         full: See `Mixing`.
-        emphasis: Of errors, where the gains start (`emphasis.response`).
     """
 
-    def __init__(self, spectrum: Spectrum, steps: Float[Tensor, " S"], full: bool, emphasis: float) -> None:
+    def __init__(self, spectrum: Spectrum, steps: Float[Tensor, " S"], full: bool) -> None:
         super().__init__()
         self.spectrum, self.mixing = spectrum, Mixing(spectrum.bins, full)
-        self.gains = Gains(steps, response(spectrum.bins // BAND, emphasis).repeat(2))
+        self.gains = Gains(steps, torch.ones(2 * spectrum.bins // BAND))
 
     def forward(self, signal: Float[Tensor, "B C T"], rate: Rate) -> Float[Tensor, "B N D"]:
         """Values of whole frames, not yet rounded."""
@@ -132,7 +130,6 @@ class WallocAudioDecoder(nn.Module):
         spectrum: The transform.
         steps: See `Steps`.
         full: See `Mixing`.
-        emphasis: As of the encoder.
         width: Channels of the blocks.
         depth: How many blocks.
         sample_rate: Hz.
@@ -141,19 +138,12 @@ class WallocAudioDecoder(nn.Module):
     unit: Tensor
 
     def __init__(
-        self,
-        spectrum: Spectrum,
-        steps: Float[Tensor, " S"],
-        full: bool,
-        emphasis: float,
-        width: int,
-        depth: int,
-        sample_rate: int,
+        self, spectrum: Spectrum, steps: Float[Tensor, " S"], full: bool, width: int, depth: int, sample_rate: int
     ) -> None:
         super().__init__()
         bins = spectrum.bins
         self.spectrum, self.mixing, self.reach = spectrum, Mixing(bins, full), depth * (KERNEL // 2)
-        self.steps = Steps(steps, response(bins // BAND, emphasis).repeat(2))
+        self.steps = Steps(steps, torch.ones(2 * bins // BAND))
         self.embed = nn.Conv1d(2 * bins, width, 1)
         self.rungs = nn.Parameter(torch.zeros(len(steps), width))
         self.blocks = nn.Sequential(*(FrameBlock(width) for _ in range(depth)))

@@ -589,5 +589,5 @@ def test_parts_of_the_codec_have_gains_of_their_own():
     """One for each band and each kind of low coefficient, or for each 16 bins of mid and of side."""
     codec = picture_codec(2, 3)
     assert codec.encoder.gains.log_gain.shape == codec.decoder.steps.log_step.shape == (3, 45 + 3 * 10)
-    encoder = WallocAudioEncoder(Spectrum(48, "mdct"), torch.tensor([0.5, 0.25]), False, 0.0)
+    encoder = WallocAudioEncoder(Spectrum(48, "mdct"), torch.tensor([0.5, 0.25]), False)
     assert isinstance(encoder.gains, Gains) and encoder.gains.log_gain.shape == (2, 2 * 3)

@@ -372,34 +372,6 @@ def test_lambdas_that_fall_or_are_not_positive_are_refused(lambdas):
         RateDistortion(*lambdas)
 
 
-@pytest.mark.parametrize("emphasis", [-0.1, 1.0, math.nan])
-def test_emphasis_beyond_its_range_is_refused(emphasis):
-    with pytest.raises(ValueError, match="emphasis is from 0 to below 1, got"):
-        RateDistortion(1.0, 2.0, emphasis)
-
-
-def test_emphasis_weighs_the_error_of_sound_and_reports_the_plain_one():
-    codec, rate = sound_codec().eval(), Rate(quality=2.0)
-    signal = torch.rand(1, 2, 80) - 0.5
-    reconstruction = codec(signal, rate)
-    plain, heard = (
-        RateDistortion(10.0, 1000.0, amount).eval()(codec, signal, reconstruction, codec.spec.resolve(rate))
-        for amount in (0.0, 0.9)
-    )
-    assert torch.equal(plain.figures["squared_error"], heard.figures["squared_error"])
-    error = (reconstruction.signal - signal).detach()
-    power = ((error[..., 1:] - 0.9 * error[..., :-1]) ** 2).mean() / (1 + 0.9**2)
-    bits = float(plain.figures["bits"])
-    assert float(heard.losses["rate_distortion"]) == pytest.approx(bits + 100 * float(power), rel=1e-4)
-
-
-def test_a_picture_has_no_emphasis():
-    codec = picture_codec().eval()
-    signal, rate = torch.zeros(1, 3, 8, 8), codec.spec.resolve(Rate(quality=1.0))
-    with pytest.raises(ValueError, match="errors of sound, got image"):
-        RateDistortion(1.0, 2.0, 0.9)(codec, signal, codec(signal, rate), rate)
-
-
 def test_a_codec_without_a_density_has_no_rate(codec):
     with pytest.raises(ValueError, match="needs a codec with a density, got NoneType"):
         judged(RateDistortion(1.0, 2.0), codec)

@@ -1,8 +1,7 @@
 """Bits against squared error: what a rate-distortion codec is trained for.
 
 The loss is ``R + lambda D`` as in Balle et al., 2017, arXiv 1611.01704, with R in bits per pixel or sample of all
-channels together, D the mean squared error of the signal, and one lambda for each quality. The error of sound may be
-weighed by `sigtok.codecs.layers.emphasis`, as ears hear noise in quiet high bands that the plain error leaves there.
+channels together, D the mean squared error of the signal, and one lambda for each quality.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from sigtok.codecs.codec import Codec, Reconstruction
 from sigtok.codecs.densities.base import Density
-from sigtok.codecs.layers.emphasis import emphasised
 from sigtok.codecs.spec import Rate
 
 from .base import Found, Objective
@@ -29,20 +27,16 @@ class RateDistortion(Objective):
         first: Lambda of quality 1, or of a codec without qualities: bits that are worth a squared error of 1, of
             signals in [-1, 1].
         last: Lambda of the highest quality; those between are in even proportion.
-        emphasis: Of the filter that errors of sound are weighed by, 0 for none.
 
     Raises:
-        ValueError: If lambdas are not positive or fall, or the emphasis is not from 0 to below 1; when called, if the
-            codec has no density, or emphasis is asked for and the signal is no sound.
+        ValueError: If lambdas are not positive or fall; when called, if the codec has no density.
     """
 
-    def __init__(self, first: float, last: float, emphasis: float = 0.0) -> None:
+    def __init__(self, first: float, last: float) -> None:
         super().__init__()
         if not 0 < first <= last:
             raise ValueError(f"lambdas are positive and rise with quality, got {first} and {last}; swap or scale them")
-        if not 0 <= emphasis < 1:
-            raise ValueError(f"emphasis is from 0 to below 1, got {emphasis}; 0.9 is usual")
-        self.first, self.last, self.emphasis = first, last, emphasis
+        self.first, self.last = first, last
 
     def forward(self, codec: Codec, signal: Tensor, reconstruction: Reconstruction, rate: Rate) -> Found:
         """Judge one pass of the codec."""
@@ -51,17 +45,13 @@ class RateDistortion(Objective):
             raise ValueError(
                 f"a rate needs a codec with a density, got {type(density).__name__}; train walloc_image or another"
             )
-        if self.emphasis and codec.spec.modality != "audio":
-            raise ValueError(f"emphasis weighs errors of sound, got {codec.spec.modality}; leave it at 0")
         grid = codec.spec.grid(tuple(signal.shape[2:]), rate)
         grid = (latents.shape[1],) if len(grid) == 1 else grid
         noisy = latents + torch.rand_like(latents) - 0.5 if self.training else latents.round()
         bits = density(noisy, grid, rate, latents.round()).mean() / math.prod(signal.shape[2:])
-        error = reconstruction.signal.float() - signal.float()
-        squared = error.square().mean()
-        heard = emphasised(error, self.emphasis).square().mean() if self.emphasis else squared
-        loss = bits + self.trade(codec.spec.qualities, rate.quality) * heard
-        return Found({"rate_distortion": loss}, {"bits": bits.detach(), "squared_error": squared.detach()})
+        error = (reconstruction.signal.float() - signal.float()).square().mean()
+        loss = bits + self.trade(codec.spec.qualities, rate.quality) * error
+        return Found({"rate_distortion": loss}, {"bits": bits.detach(), "squared_error": error.detach()})
 
     def trade(self, qualities: int, quality: float | None) -> float:
         """Lambda of a quality, all in even proportion; the first where there are no others."""

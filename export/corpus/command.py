@@ -1,0 +1,152 @@
+"""`sigtok tokenize`: a corpus to shards, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sigtok.codecs.spec import Rate
+from sigtok.export.exits import DATA, GOOD, SOME_BAD, USAGE, Failure, say
+from sigtok.export.released import check_alone, open_model, resolve, resolve_quality, spec_of
+
+from . import store
+from .check import again, repair, wrongs
+from .merge import merge
+from .plan import Plan
+from .run import Share, planned, settings_of
+from .run import tokenize as tokenize_all
+from .stats import as_text, stats
+
+ARRAYS = (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"), ("RANK", "WORLD_SIZE"))  # Slurm's arrays, torchrun
+
+
+def tokenize(args: Namespace) -> int:
+    """Run one verb of the command."""
+    try:
+        return {
+            "run": _run,
+            "plan": _plan,
+            "verify": _verify,
+            "repair": _repair,
+            "stats": _stats,
+            "merge": _merge,
+            "export": _export,
+        }[args.verb](args)
+    except ImportError as error:
+        if error.name not in ("pyarrow", "fsspec", "ray"):
+            raise
+        extra = "ray" if error.name == "ray" else "tokenize"
+        raise Failure(USAGE, f"{error.name} is not installed; pip install 'sigtok[{extra}]'") from error
+
+
+def share_of(environment: Mapping[str, str]) -> Share:
+    """The share of this process, as torchrun or an array of Slurm's says."""
+    for index, count in ARRAYS:
+        if index in environment and count in environment and int(environment[count]) > 1:
+            first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0)) if count.startswith("SLURM") else 0
+            return Share(int(environment[index]) - first, int(environment[count]))
+    return Share()
+
+
+def _rate(args: Namespace) -> Rate:
+    spec = spec_of(args.model)
+    check_alone("--quality", args.quality, args.codebooks, args.queries)
+    rate = resolve(spec, args.codebooks, args.queries, args.window)
+    return rate if args.quality is None else resolve_quality(open_model(args.model), rate, args.quality)
+
+
+def _options(args: Namespace) -> dict[str, Any]:
+    names = ("downmix", "size", "part_seconds", "unit_seconds", "unit_items", "batch_seconds")
+    return {name: getattr(args, name) for name in names}
+
+
+def _run(args: Namespace) -> int:
+    share = Share(*args.share) if args.share else share_of(os.environ)
+    if args.workers is not None and args.workers < 0:
+        raise Failure(USAGE, f"--workers is 0 or more, got {args.workers}")
+    left = tokenize_all(
+        args.sources,
+        args.out,
+        args.model,
+        _rate(args),
+        where=args.where,
+        exclude=args.exclude,
+        runner="ray" if args.ray or args.ray_address else "local",
+        workers=args.workers,
+        device=args.device,
+        decoders=args.decoders,
+        address=args.ray_address,
+        share=share,
+        most_bad=args.max_bad,
+        progress=True,
+        **_options(args),
+    )
+    if left:
+        say(f"{args.out}: {len(left)} units of other shares are missing; the last of them to end writes the manifest")
+        return GOOD
+    return _told(Path(args.out))
+
+
+def _told(folder: Path) -> int:
+    """One line about a complete output."""
+    whole = json.loads((folder / "manifest.json").read_bytes())
+    hours = f"{whole['seconds'] / 3600:.3f} hours, " if whole["seconds"] else ""
+    print(
+        f"{folder}: {whole['rows'] - whole['bad']} signals, {hours}{whole['codes']} codes in {len(whole['units'])} "
+        f"shards, {whole['bytes']} bytes, {whole['bad']} bad items"
+    )
+    return SOME_BAD if whole["bad"] else GOOD
+
+
+def _plan(args: Namespace) -> int:
+    settings = settings_of(args.model, _rate(args), **_options(args))
+    with store.locked(Path(args.out)):
+        plan = planned(Path(args.out), args.sources, settings, args.where, args.exclude)
+    hours = f", {plan.seconds / 3600:.3f} hours" if plan.seconds else ""
+    print(f"{args.out}: {plan.items} items in {plan.units} units{hours}")
+    return GOOD
+
+
+def _verify(args: Namespace) -> int:
+    folder, plan = Path(args.out), Plan(Path(args.out))
+    count = 0
+    for count, (_, words) in enumerate(wrongs(folder, plan), 1):
+        print(words)
+    if count:
+        say(f"{folder}: {count} things are wrong; sigtok tokenize repair removes them, and another run makes them anew")
+        return DATA
+    if args.again:
+        found = again(folder, plan, open_model(plan.settings.model), args.again)
+        print(f"{folder}: {found.items} items encoded again, {found.different} of {found.codes} codes are others")
+        if found.different and not plan.settings.batch_seconds:
+            return DATA
+    print(f"{folder}: {plan.items} items in {plan.units} shards, all as they were written")
+    return GOOD
+
+
+def _repair(args: Namespace) -> int:
+    folder = Path(args.out)
+    with store.locked(folder):
+        for words in repair(folder, Plan(folder)):
+            print(f"removed: {words}")
+    return GOOD
+
+
+def _stats(args: Namespace) -> int:
+    found = stats(Path(args.out))
+    print(json.dumps(found) if args.json else "\n".join(as_text(found)))
+    return GOOD
+
+
+def _merge(args: Namespace) -> int:
+    merge([Path(out) for out in args.outs], Path(args.dest), args.codes)
+    return _told(Path(args.dest))
+
+
+def _export(args: Namespace) -> int:
+    sys.exit(1)

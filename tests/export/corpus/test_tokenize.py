@@ -1,0 +1,395 @@
+"""A corpus becomes the same tokens however it is run, wherever it is stopped, and nothing is lost or doubled."""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from sigtok.codecs.media import read_audio, write_audio
+from sigtok.codecs.pretrained import load
+from sigtok.codecs.shards import Shard
+from sigtok.codecs.spec import Rate
+from sigtok.export.cli import main
+from sigtok.export.corpus import store
+from sigtok.export.corpus.plan import Plan
+from sigtok.export.corpus.run import Share, tokenize
+from sigtok.export.exits import Failure
+
+pytest.importorskip("pyarrow")
+UNITS = dict(unit_seconds=2.0, part_seconds=1.6)
+
+
+def tree(folder):
+    """Names and digests of all that was written, but what names places."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.name != "plan.parquet" and not path.name.startswith(".lock")
+    }
+
+
+def manifest_of(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def run(corpus, out, model, workers=0, **options):
+    return tokenize(str(corpus), out, model, workers=workers, **{**UNITS, **options})
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, model, tmp_path_factory):
+    """An output that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(corpus, folder, model) == []
+    return folder
+
+
+# -- what the tokens are -----------------------------------------------------------------------------------
+
+
+def rows_of(folder):
+    return [row for record in manifest_of(folder)["units"] for row in Shard(folder / record["shard"])]
+
+
+def test_every_row_is_what_encode_gives(corpus, model, whole):
+    codec, seen = load(model), set()
+    for record in manifest_of(whole)["units"]:
+        shard = Shard(whole / record["shard"])
+        assert shard.meaning.stream_id == codec.stream_id.hex()
+        for number, row in enumerate(shard):
+            name, _, start = row.id.partition("#")
+            seen.add(name)
+            if name == "broken.wav":
+                assert row.codes is None and "truncated" in row.reason
+                continue
+            assert row.start == pytest.approx(float(start or 0), abs=1e-3)
+            signal, rate = read_audio(corpus / name, codec.spec.sample_rate)
+            first = round(row.start * rate)
+            part = torch.from_numpy(signal[:, first : first + row.extent[0]])
+            if not start:  # the ends of parts are resampled without what follows
+                assert row.extent == tuple(part.shape[1:])
+                assert torch.equal(codec.encode([part]).codes, shard.tokens(number).codes)
+    assert seen == {"broken.wav", "4.wav", *(f"{number}.flac" for number in (0, 1, 2, 3, 5, 6))}
+
+
+def test_parts_of_a_long_sound_are_whole_windows_and_all_of_it(whole):
+    rows = [row for row in rows_of(whole) if row.id.startswith("3.flac#")]
+    (step,) = Shard(whole / "shard-000000.parquet").meaning.spec.step()
+    assert len(rows) > 1
+    assert all(row.extent[0] % step == 0 for row in rows[:-1])
+    assert sum(row.extent[0] for row in rows) == pytest.approx(200_000 * 24_000 / 44_100, abs=len(rows))
+    ends = [row.start + row.extent[0] / 24_000 for row in rows]
+    assert [row.start for row in rows[1:]] == pytest.approx(ends[:-1], abs=1e-3)
+
+
+def test_the_manifest_counts_what_is_there(whole):
+    said, rows = manifest_of(whole), rows_of(whole)
+    assert said["rows"] == len(rows) == len({row.id for row in rows}) and said["bad"] == 1
+    assert said["codes"] == sum(len(row.codes) for row in rows if row.codes is not None)
+    assert said["seconds"] == pytest.approx(sum(row.extent[0] for row in rows if row.codes is not None) / 24_000)
+    assert len(said["units"]) > 2
+
+
+def test_pictures_become_tokens(pictures, picture_model, tmp_path):
+    assert run(pictures, tmp_path, picture_model, rate=Rate(queries=8)) == []
+    assert [row.extent for row in rows_of(tmp_path)] == [(40, 56), (16, 16), (1, 9)]
+    assert run(pictures, tmp_path / "cut", picture_model, size=16) == []
+    assert {row.extent for row in rows_of(tmp_path / "cut")} == {(16, 16)}
+
+
+def test_batches_of_a_causal_model_have_its_codes(corpus, model, whole, tmp_path):
+    """Rounding aside: of this corpus, none differs."""
+    run(corpus, tmp_path, model, batch_seconds=5.0)
+    for row, alone in zip(rows_of(tmp_path), rows_of(whole), strict=True):
+        assert row.id == alone.id and row.extent == alone.extent and row.reason == alone.reason
+        if row.codes is not None:
+            assert (row.codes != alone.codes).mean() <= 0.001 if len(row.codes) else True
+
+
+# -- who makes them, and how often -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_write_the_same_bytes(workers, corpus, model, whole, tmp_path):
+    assert run(corpus, tmp_path, model, workers=workers) == []
+    assert tree(tmp_path) == tree(whole)
+
+
+def test_shares_in_any_order_write_the_same_bytes(corpus, model, whole, tmp_path):
+    assert (
+        main(
+            [
+                "tokenize",
+                "plan",
+                str(corpus),
+                str(tmp_path),
+                "-m",
+                model,
+                "--unit-seconds",
+                "2",
+                "--part-seconds",
+                "1.6",
+            ]
+        )
+        == 0
+    )
+    units = Plan(tmp_path).units
+    left = run(corpus, tmp_path, model, share=Share(2, 3))
+    assert left == [unit for unit in range(units) if unit % 3 != 2]
+    assert run(corpus, tmp_path, model, share=Share(0, 3)) == [unit for unit in range(units) if unit % 3 == 1]
+    assert not (tmp_path / "manifest.json").exists()
+    assert run(corpus, tmp_path, model, share=Share(1, 3)) == []
+    assert tree(tmp_path) == tree(whole)
+
+
+def test_a_share_needs_a_plan(corpus, model, tmp_path):
+    with pytest.raises(ValueError, match="make one with sigtok tokenize plan"):
+        run(corpus, tmp_path, model, share=Share(0, 2))
+
+
+def test_a_second_run_changes_nothing(corpus, model, whole):
+    before = tree(whole), os.stat(whole / "manifest.json").st_mtime_ns
+    assert run(corpus, whole, model) == []
+    assert (tree(whole), os.stat(whole / "manifest.json").st_mtime_ns) == before
+
+
+def test_another_plan_is_refused_and_what_is_there_stays(corpus, model, whole, pictures):
+    before = tree(whole)
+    for options, words in (
+        ({"rate": Rate(codebooks=2)}, "rate"),
+        ({"unit_seconds": 9.0}, "unit_seconds 2.0 there, 9.0 here"),
+        ({"downmix": True}, "downmix false there, true here"),
+    ):
+        with pytest.raises(Failure, match=words):
+            run(corpus, whole, model, **options)
+    with pytest.raises(Failure, match="sources"):
+        run(pictures, whole, model)
+    assert tree(whole) == before
+
+
+# -- kills and full disks ----------------------------------------------------------------------------------
+
+
+def forked(work):
+    """Run in a process of its own; how it ended."""
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1]
+
+
+def steps_of(corpus, model, out):
+    """Every step of a whole run, in order."""
+    taken = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "step", lambda what, path: taken.append((what, path.name)))
+        run(corpus, out, model)
+    return taken
+
+
+def fault_at(number, act):
+    left = [number]
+
+    def step(what, path):
+        left[0] -= 1
+        if left[0] < 0:
+            act()
+
+    return step
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_at_every_step_the_next_run_ends_as_if_nothing_was(corpus, model, whole, tmp_path):
+    count = len(steps_of(corpus, model, tmp_path / "counted"))
+    assert count > 30
+    for number in range(count):
+        out = tmp_path / str(number)
+
+        def work(number=number, out=out):
+            store.step = fault_at(number, kill)
+            run(corpus, out, model)
+            return 0
+
+        assert os.WTERMSIG(forked(work)) == signal.SIGKILL, number
+        for path in out.glob("shard-*.json"):  # what is committed is whole
+            record = json.loads(path.read_text())
+            assert len(Shard(out / record["shard"])) == record["rows"]
+        assert not (out / "manifest.json").exists() or tree(out) == tree(whole)
+        assert run(corpus, out, model) == []
+        assert tree(out) == tree(whole), number
+        shutil.rmtree(out)
+
+
+def full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_at_every_step_ends_with_74_and_keeps_what_there_was(
+    corpus, model, whole, tmp_path, monkeypatch, capsys
+):
+    count = len(steps_of(corpus, model, tmp_path / "counted"))
+    line = [
+        "tokenize",
+        str(corpus),
+        "",
+        "-m",
+        model,
+        "--workers",
+        "0",
+        "--unit-seconds",
+        "2",
+        "--part-seconds",
+        "1.6",
+        "--max-bad",
+        "1",
+    ]
+    for number in range(count):
+        line[2] = str(tmp_path / str(number))
+        monkeypatch.setattr(store, "step", fault_at(number, full))
+        assert main(line) == 74, number
+        said = capsys.readouterr().err
+        assert "No space left on device" in said and "Traceback" not in said
+        out = tmp_path / str(number)
+        assert not [path for path in out.iterdir() if path.name.startswith(store.TEMPORARY)]
+        for path in out.glob("*.json"):
+            assert tree(whole)[path.name] == tree(out)[path.name]
+        monkeypatch.undo()
+        assert main(line) == 3  # one item is bad
+        assert tree(out) == tree(whole), number
+        shutil.rmtree(out)
+
+
+def test_random_kills_lose_and_double_nothing(corpus, model, whole, tmp_path):
+    """`python -m tests.fuzz.kills` does this to the command itself, with its workers."""
+    draw, out, kills = random.Random(0), tmp_path / "out", 0
+    while kills < 12:
+        child = os.fork()
+        if child == 0:
+            os.setpgid(0, 0)
+            try:
+                run(corpus, out, model)
+            finally:
+                os._exit(0)
+        time.sleep(draw.uniform(0.0, 0.5))
+        os.kill(child, signal.SIGKILL)
+        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        if (out / "manifest.json").exists():
+            assert tree(out) == tree(whole)
+            shutil.rmtree(out)
+    run(corpus, out, model)
+    assert tree(out) == tree(whole)
+
+
+# -- one writer --------------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_told_who_holds_the_output(corpus, model, tmp_path):
+    with store.locked(tmp_path):
+        with pytest.raises(Failure, match=f"process {os.getpid()} on .* writes there now") as caught:
+            run(corpus, tmp_path, model)
+        assert caught.value.code == 73
+        with pytest.raises(Failure):
+            run(corpus, tmp_path, model, share=Share(0, 2))
+
+
+def test_writers_of_different_shares_do_not_meet_and_of_the_same_do(tmp_path):
+    with store.locked(tmp_path, ".0-of-2"), store.locked(tmp_path, ".1-of-2"):
+        for part in (".0-of-2", ""):
+            with pytest.raises(Failure, match="writes there now"), store.locked(tmp_path, part):
+                pass
+    with store.locked(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_writer_is_free(tmp_path):
+    def work():
+        with store.locked(tmp_path):
+            kill()
+
+    forked(work)
+    (tmp_path / f"{store.TEMPORARY}shard-000000.parquet").write_bytes(b"half")
+    with store.locked(tmp_path):
+        assert not list(tmp_path.glob(f"{store.TEMPORARY}*"))
+
+
+def test_an_output_that_cannot_be_made_is_told(corpus, model, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["tokenize", str(corpus), str(tmp_path / "file"), "-m", model]) == 73
+    assert "file: cannot be written" in capsys.readouterr().err
+
+
+# -- bad items ---------------------------------------------------------------------------------------------
+
+
+def test_too_many_bad_items_end_the_run_and_what_is_done_stays(model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        (tmp_path / "in" / f"{number}.wav").write_bytes(b"RIFF....WAVE")
+    line = ["tokenize", str(tmp_path / "in"), str(tmp_path / "out"), "-m", model, "--workers", "0"]
+    assert main(line) == 65
+    assert "4 of 4 items are bad" in capsys.readouterr().err
+    assert main([*line, "--max-bad", "1"]) == 3
+
+
+def test_a_file_that_changed_since_it_was_planned_is_a_bad_row(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.wav"
+    write_audio(path, np.zeros((1, 24_000)), 24_000)
+    line = ["tokenize", "plan", str(tmp_path / "in"), str(tmp_path / "out"), "-m", model]
+    assert main(line) == 0
+    write_audio(path, np.zeros((1, 30_000)), 24_000)
+    tokenize(str(tmp_path / "in"), tmp_path / "out", model, workers=0)
+    (row,) = rows_of(tmp_path / "out")
+    assert row.codes is None and "when it was planned" in row.reason
+
+
+def test_reasons_name_no_place_of_this_machine(whole, corpus):
+    reasons = [row.reason for row in rows_of(whole) if row.codes is None]
+    assert reasons and not any(str(corpus) in reason for reason in reasons)
+
+
+# -- a process that dies -----------------------------------------------------------------------------------
+
+
+KILLER = """
+import io, os, signal
+
+class Killer(io.FileIO):
+    def __init__(self, path, *arguments, **options):
+        if str(path).endswith("2.flac"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        super().__init__(path, *arguments, **options)
+
+io.FileIO = Killer
+"""
+
+
+def test_an_item_that_kills_its_process_is_a_bad_row_and_costs_no_other(corpus, model, whole, tmp_path, monkeypatch):
+    """As a decoder in C does. Whatever a new interpreter finds as sitecustomize is run."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(KILLER)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    told = []
+    run(corpus, tmp_path / "out", model, workers=2, tell=told.append)
+    rows = {row.id: row for row in rows_of(tmp_path / "out")}
+    assert rows["2.flac"].reason == "the process that encoded it died"
+    for row in rows_of(whole):
+        if row.id != "2.flac":
+            assert rows[row.id]._replace(codes=None) == row._replace(codes=None)
+            assert row.codes is None or (rows[row.id].codes == row.codes).all()
+    assert any("2.flac" in line for line in told)
