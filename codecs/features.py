@@ -9,9 +9,11 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+from .media import Source, name_of
 
 FEATURE_SUFFIXES = frozenset({".npy"})
 RECORD = "features.json"
@@ -48,26 +50,28 @@ def features_info(folder: PathLike) -> FeatureInfo:
     return info
 
 
-def open_features(path: PathLike, channels: int) -> np.ndarray:
-    """The array ``[T, F]`` of a file, not yet read: a part of it is a part of the file.
+def open_features(path: Source, channels: int) -> np.ndarray:
+    """The array ``[T, F]`` of a file, not yet read: a part of it is a part of the file. Of an open one it is read.
 
     Raises:
         ValueError: If it is no array of features of so many channels.
     """
+    name = name_of(path)
+    mode: Literal["r"] | None = "r" if isinstance(path, str | os.PathLike) else None
     try:
-        features = np.load(path, mmap_mode="r", allow_pickle=False)
+        features = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: features are a .npy file, got another ({error}); write them again") from None
+        raise ValueError(f"{name}: features are a .npy file, got another ({error}); write them again") from None
     shape: tuple[int, ...] = getattr(features, "shape", ())
     if len(shape) != 2 or shape[1] != channels or features.dtype not in (np.float16, np.float32):
         raise ValueError(
-            f"{path}: features are float16 or float32 [frames, {channels}], got "
+            f"{name}: features are float16 or float32 [frames, {channels}], got "
             f"{getattr(features, 'dtype', 'an archive')} {list(shape)}; write them again"
         )
     return features
 
 
-def read_features(path: PathLike, channels: int, start: int = 0, frames: int | None = None) -> np.ndarray:
+def read_features(path: Source, channels: int, start: int = 0, frames: int | None = None) -> np.ndarray:
     """Features as float32 ``[F, T]``: all frames, or as many as there are from ``start`` on.
 
     Raises:
@@ -76,7 +80,7 @@ def read_features(path: PathLike, channels: int, start: int = 0, frames: int | N
     stop = None if frames is None else start + frames
     features = np.ascontiguousarray(open_features(path, channels)[start:stop].T, dtype=np.float32)
     if not np.isfinite(features).all():
-        raise ValueError(f"{path}: features are finite numbers, got nan or inf; write them again")
+        raise ValueError(f"{name_of(path)}: features are finite numbers, got nan or inf; write them again")
     return features
 
 

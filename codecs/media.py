@@ -2,7 +2,8 @@
 
 No other module imports soundfile, soxr or Pillow. Signals are NumPy float32, audio ``[C, T]``, pictures
 ``[3, H, W]``. A file that cannot be read rightly is refused with one ``ValueError`` line: the file, what is
-wrong with it, what to do. What is converted without asking is documented at the reader.
+wrong with it, what to do. What is converted without asking is documented at the reader. Readers take a path, or an
+open binary file that can seek and has a ``name`` for messages; it is read from its first byte and stays open.
 """
 
 import importlib.util
@@ -34,6 +35,7 @@ BLOCK = 1 << 20  # frames: memory follows what is there, not what a header says
 ROWS = 256  # of a picture that are converted at once: large ones are not copied as a whole
 
 PathLike = str | os.PathLike[str]
+Source = PathLike | io.IOBase
 
 
 class AudioInfo(NamedTuple):
@@ -50,15 +52,20 @@ class AudioInfo(NamedTuple):
         return self.frames / self.sample_rate
 
 
-def kind_of(path: PathLike) -> str | None:
+def name_of(source: Source) -> PathLike:
+    """What messages call a file: its path, or the ``name`` of an open one."""
+    return source if isinstance(source, str | os.PathLike) else source.name  # type: ignore[attr-defined]
+
+
+def kind_of(path: Source) -> str | None:
     """``"audio"`` or ``"image"`` by the first bytes of the file, None when nothing here reads it."""
-    with open(path, "rb") as file:
+    with _opened(path) as file:
         if _audio_format(file):
             return "audio"
         return "image" if _image_format(file) else None
 
 
-def audio_info(path: PathLike) -> AudioInfo:
+def audio_info(path: Source) -> AudioInfo:
     """Length, rate and channels of a sound file, from its header.
 
     Raises:
@@ -69,7 +76,7 @@ def audio_info(path: PathLike) -> AudioInfo:
 
 
 def read_audio(
-    path: PathLike,
+    path: Source,
     sample_rate: int | None = None,
     channels: int | None = None,
     *,
@@ -84,7 +91,7 @@ def read_audio(
     limited (soxr HQ) and yields ``T * sample_rate / rate`` samples, rounded. Zero samples are a legal signal.
 
     Args:
-        path: The file.
+        path: The file, or it open.
         sample_rate: Resample to this rate, Hz; None keeps the file's.
         channels: Require so many; stereo becomes mono by averaging if ``downmix`` allows it.
         start: First sample to read, in the file's own samples. A decoder of Opus needs a run-up: what is read
@@ -96,20 +103,21 @@ def read_audio(
             infinite or over-range samples, or has an absurd rate or channel count; if the excerpt lies
             outside it.
     """
+    name = name_of(path)
     with _opened_audio(path) as sound:
         frames = sound.frames - start if frames is None else frames
         if start < 0 or frames < 0 or start + frames > sound.frames:
-            raise ValueError(f"{path}: has {sound.frames} samples, asked for {frames} from {start}; ask for less")
+            raise ValueError(f"{name}: has {sound.frames} samples, asked for {frames} from {start}; ask for less")
         if frames * sound.channels > MAX_SAMPLES:
             raise ValueError(
-                f"{path}: {frames} x {sound.channels} samples are more than {MAX_SAMPLES} in one read; "
+                f"{name}: {frames} x {sound.channels} samples are more than {MAX_SAMPLES} in one read; "
                 "read parts with start and frames"
             )
         if start:
             sound.seek(start)
-        signal = _frames(path, sound, frames)
+        signal = _frames(name, sound, frames)
         rate, lossy = sound.samplerate, sound.format in ("OGG", "MP3")
-    signal = _mixed(path, _in_range(path, signal, warn=not lossy), channels, downmix)
+    signal = _mixed(name, _in_range(name, signal, warn=not lossy), channels, downmix)
     return (signal, rate) if sample_rate is None else (resampled(signal, rate, sample_rate), sample_rate)
 
 
@@ -134,7 +142,7 @@ def write_audio(path: PathLike, signal: Any, sample_rate: int) -> None:
         file.write(encoded.getbuffer())
 
 
-def read_image(path: PathLike) -> np.ndarray:
+def read_image(path: Source) -> np.ndarray:
     """A picture file (PNG, JPEG, WebP, BMP, GIF, TIFF) as float32 RGB ``[3, H, W]`` in [-1, 1].
 
     The EXIF orientation is applied. Grey and palette pictures become RGB, 16 bits keep their scale (in colour
@@ -149,22 +157,23 @@ def read_image(path: PathLike) -> np.ndarray:
     """
     from PIL import Image
 
-    with open(path, "rb") as file:
+    name = name_of(path)
+    with _opened(path) as file:
         form = _image_format(file)
         if form is None:
-            raise ValueError(f"{path}: not a picture that is read here; convert it to PNG, JPEG or WebP")
+            raise ValueError(f"{name}: not a picture that is read here; convert it to PNG, JPEG or WebP")
         try:
             with Image.open(file, formats=[form]) as picture:
-                _check_picture(path, picture)
-                pixels = _rgb(path, picture)
+                _check_picture(name, picture)
+                pixels = _rgb(name, picture)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ValueError(f"{path}: more than {MAX_PIXELS} pixels; scale it down first") from error
+            raise ValueError(f"{name}: more than {MAX_PIXELS} pixels; scale it down first") from error
         except _Refused:
             raise
         except Image.UnidentifiedImageError as error:
-            raise ValueError(f"{path}: damaged or truncated {form} (no whole header); get it again") from error
+            raise ValueError(f"{name}: damaged or truncated {form} (no whole header); get it again") from error
         except Exception as error:  # decoders of damaged files raise anything
-            raise ValueError(f"{path}: damaged or truncated {form} ({error}); get it again") from error
+            raise ValueError(f"{name}: damaged or truncated {form} ({error}); get it again") from error
     signal = np.empty((3, *pixels.shape[:2]), np.float32)
     for channel, values in enumerate(np.moveaxis(pixels, -1, 0)):
         np.divide(values, np.float32(255 if pixels.dtype == np.uint8 else 1), out=signal[channel])
@@ -359,38 +368,33 @@ def _mp3_frame(head: bytes) -> tuple[int, int] | None:
     return kilobits, (144_000 if version == 3 else 72_000) * kilobits // hertz + padding
 
 
-class _Nameless(io.BufferedReader):
-    """A file whose suffix soundfile cannot see: it would take a ``.raw`` for headerless samples."""
-
-    name = ""  # type: ignore[assignment]
-
-
 @contextmanager
-def _opened_audio(path: PathLike) -> Iterator[Any]:
+def _opened_audio(path: Source) -> Iterator[Any]:
     import soundfile
 
-    with _Nameless(io.FileIO(path)) as file:
+    name = name_of(path)
+    with _opened(path) as file:
         form = _audio_format(file)
         if form is None:
-            raise ValueError(f"{path}: not a sound file that is read here; convert it to WAV, FLAC, Opus or MP3")
+            raise ValueError(f"{name}: not a sound file that is read here; convert it to WAV, FLAC, Opus or MP3")
         if form == "WAV":
-            _check_wav(path, file)
+            _check_wav(name, file)
         if form == "OGG":
-            _check_ogg(path, file)
+            _check_ogg(name, file)
         if form == "MP3":
-            _check_mp3(path, file)
+            _check_mp3(name, file)
         file.seek(0)
         try:
             with soundfile.SoundFile(file) as sound:
-                _check_rate(path, sound.samplerate)
+                _check_rate(name, sound.samplerate)
                 if sound.frames >= 2**62:
-                    raise ValueError(f"{path}: its header does not say how long it is; rewrite it, for example as FLAC")
+                    raise ValueError(f"{name}: its header does not say how long it is; rewrite it, for example as FLAC")
                 if sound.channels > MAX_CHANNELS:
-                    raise ValueError(f"{path}: at most {MAX_CHANNELS} channels, got {sound.channels}; split it first")
+                    raise ValueError(f"{name}: at most {MAX_CHANNELS} channels, got {sound.channels}; split it first")
                 yield sound
         except soundfile.LibsndfileError as error:
             reason = error.error_string.strip(" .")
-            raise ValueError(f"{path}: damaged or truncated {form} ({reason}); get it again") from error
+            raise ValueError(f"{name}: damaged or truncated {form} ({reason}); get it again") from error
 
 
 def _check_wav(path: PathLike, file: BinaryIO) -> None:
@@ -534,6 +538,55 @@ def _grey16(grey: np.ndarray, transparent: int | None) -> np.ndarray:
 
 
 # --- both -----------------------------------------------------------------------------------------
+
+
+class _Nameless(io.BufferedReader):
+    """A file whose suffix soundfile cannot see: it would take a ``.raw`` for headerless samples."""
+
+    name = ""  # type: ignore[assignment]
+
+
+class _Lent(io.RawIOBase):
+    """A file that someone else opened and closes. Decoders take a failure to read for damage: it is kept here."""
+
+    mode = "rb"
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.failure: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self.file.read(len(buffer))
+        except OSError as error:
+            self.failure = error
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[BinaryIO]:
+    if isinstance(source, str | os.PathLike):
+        with _Nameless(io.FileIO(source)) as file:
+            yield file
+        return
+    lent = _Lent(source)
+    try:
+        with _Nameless(lent) as file:
+            yield file
+    finally:
+        if lent.failure:
+            raise lent.failure
 
 
 def _head(file: BinaryIO, position: int, size: int) -> bytes:

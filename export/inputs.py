@@ -110,12 +110,7 @@ def _of_manifest(path: str, where: Sequence[tuple[str, str]], exclude: Sequence[
             raise Failure(DATA, f"{path}: a manifest is a CSV file, got another ({error}); check it") from error
     if missing := [name for name in ("file", *dict(where), *dict(exclude)) if name not in columns]:
         raise Failure(USAGE, f"{path}: has columns {', '.join(columns)}, got {missing[0]!r}; name one of them")
-    chosen = [
-        row
-        for row in rows
-        if all((name, row[name]) in where for name in dict(where))
-        and not any(row[name] == value for name, value in exclude)
-    ]
+    chosen = [row for row in rows if is_chosen(row, where, exclude)]
     if not chosen:
         wanted = [f"{name}={value}" for name, value in where]
         asked = " and ".join([*wanted, *(f"not {name}={value}" for name, value in exclude)])
@@ -123,6 +118,12 @@ def _of_manifest(path: str, where: Sequence[tuple[str, str]], exclude: Sequence[
         raise Failure(DATA, f"{path}: has {len(rows)} files, got none with {asked or 'a name'}; change {options}")
     folder = Path(path).parent
     return [Item(str(folder / row["file"]), str(Path(row["file"]).with_suffix("")), row) for row in chosen]
+
+
+def is_chosen(row: Mapping[str, str], where: Sequence[tuple[str, str]], exclude: Sequence[tuple[str, str]]) -> bool:
+    """Whether a row has, of each column of ``where``, one of its values, and none of ``exclude``."""
+    wanted = all((name, row.get(name)) in where for name in dict(where))
+    return wanted and not any(row.get(name) == value for name, value in exclude)
 
 
 @contextmanager

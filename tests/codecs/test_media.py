@@ -1,5 +1,6 @@
 """Every file is read rightly or refused in one line; what is written is read back."""
 
+import functools
 import io
 import struct
 import subprocess
@@ -470,6 +471,56 @@ def test_missing_files_say_so():
     for read in (read_audio, read_image, kind_of):
         with pytest.raises(FileNotFoundError):
             read("nowhere.wav")
+
+
+def lent(content, name="lent"):
+    file = io.BytesIO(content)
+    file.name = name
+    return file
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.png", "a.jpg", "a.tif", "a.webp"])
+def test_an_open_file_is_read_as_its_path_is_and_stays_open(tmp_path, name):
+    if name.endswith((".wav", ".flac", ".ogg", ".mp3")):
+        path, kind = sound(tmp_path / name, sine(9000, 24_000), 24_000), "audio"
+        read = functools.partial(read_audio, sample_rate=16_000, start=500, frames=4000)
+        expected = read(path)[0]
+    else:
+        path, kind, read = save(tmp_path / name, colours()), "image", lambda file: (read_image(file),)
+        expected = read_image(path)
+    with path.open("rb") as file, lent(path.read_bytes(), "a.raw") as copy:
+        for opened in (file, copy):
+            assert kind_of(opened) == kind
+            assert kind == "image" or audio_info(opened) == audio_info(path)
+            np.testing.assert_array_equal(read(opened)[0], expected)
+            assert not opened.closed
+
+
+def test_messages_name_an_open_file():
+    for read in (read_audio, audio_info, read_image):
+        with pytest.raises(ValueError, match=r"^s3://a/b.wav: not a"):
+            read(lent(b"text", "s3://a/b.wav"))
+    with pytest.raises(ValueError, match=r"^cut: its header says"):
+        read_audio(lent(wav()[:100], "cut"))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.png", "a.jpg"])
+def test_a_failure_to_read_is_not_taken_for_damage(tmp_path, name, capfd):
+    audio = name.endswith(("wav", "flac", "mp3"))
+    path = sound(tmp_path / name, noise(samples=90_000)) if audio else save(tmp_path / name, colours(900, 900))
+    content = path.read_bytes()
+
+    class Failing(io.BytesIO):
+        name = "remote"
+
+        def read(self, size=-1):
+            if self.tell() + size > len(content) // 2:
+                raise OSError("connection reset")
+            return super().read(size)
+
+    with pytest.raises(OSError, match="connection reset"):
+        (read_audio if audio else read_image)(Failing(content))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_importing_media_loads_no_decoder():

@@ -230,6 +230,8 @@ def test_files_of_features_are_read_whole_and_in_part(tmp_path, kind):
     assert found.dtype == np.float32 and np.array_equal(found, array.T)
     assert np.array_equal(read_features(tmp_path / "a.npy", 3, 2, 3), array[2:5].T)
     assert np.array_equal(read_features(tmp_path / "a.npy", 3, 5, 9), array[5:].T)
+    with (tmp_path / "a.npy").open("rb") as file:
+        assert np.array_equal(read_features(file, 3, 2, 3), array[2:5].T)
     (tmp_path / "b.npy").write_bytes(npy_of(found))
     assert np.array_equal(np.load(tmp_path / "b.npy"), array) and np.load(tmp_path / "b.npy").dtype == np.float32
     np.save(tmp_path / "c.npy", np.zeros((0, 3), kind))
@@ -250,6 +252,8 @@ def test_other_arrays_are_refused(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(ValueError, match=message):
         read_features(tmp_path / "a.npy", 3)
+    with (tmp_path / "a.npy").open("rb") as file, pytest.raises(ValueError, match=rf"a\.npy: .*{message}"):
+        read_features(file, 3)
 
 
 @pytest.mark.parametrize("data", [b"", b"RIFF", npy_of(np.zeros((3, 9), np.float32))[:-4]])
@@ -257,6 +261,8 @@ def test_other_files_are_refused(tmp_path, data):
     (tmp_path / "a.npy").write_bytes(data)
     with pytest.raises(ValueError, match="a.npy: features are a .npy file, got another"):
         open_features(tmp_path / "a.npy", 3)
+    with (tmp_path / "a.npy").open("rb") as file, pytest.raises(ValueError, match="a.npy: features are a .npy file"):
+        open_features(file, 3)
 
 
 @pytest.mark.parametrize(
