@@ -53,7 +53,7 @@ class Npy:
             codes = stack.enter_context(files.writing("codes.npy"))
             codes.write(_head(meaning.dtype, shape))
             about = _About(corpus, files, stack)
-            for shard in corpus.shards():
+            for shard in corpus:
                 codes.write(shard.values.astype(meaning.dtype.newbyteorder("<"), copy=False).data)
                 about.write(shard, np.diff(shard.offsets)[shard.good] // wide)
         return {}
@@ -78,7 +78,7 @@ class Bits:
         with ExitStack() as stack:
             codes = stack.enter_context(files.writing("codes.bits"))
             about = _About(corpus, files, stack)
-            for shard in corpus.shards():
+            for shard in corpus:
                 rows = np.flatnonzero(shard.good).tolist()
                 sizes = [codes.write(pack(shard.streams(row), spec.codebook_sizes[:books])) for row in rows]
                 about.write(shard, np.array(sizes, np.int64))

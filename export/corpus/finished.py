@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +26,9 @@ class Unit(NamedTuple):
     codes: int
 
 
-class Finished(NamedTuple):
-    """A corpus of tokens that is complete."""
+@dataclass(frozen=True)
+class Finished:
+    """A corpus of tokens that is complete; iterating reads its shards in order, one in memory at a time."""
 
     folder: Path
     meaning: Meaning
@@ -52,8 +54,8 @@ class Finished(NamedTuple):
         """SHA-256 over those of the shards, in hexadecimal digits: the same for the same tokens, wherever they lie."""
         return hashlib.sha256("".join(unit.sha256 for unit in self.units).encode()).hexdigest()
 
-    def shards(self) -> Iterator[Shard]:
-        """The shards in order, one in memory at a time.
+    def __iter__(self) -> Iterator[Shard]:
+        """The shards.
 
         Raises:
             ValueError: If one is missing, damaged, or not what the manifest says.

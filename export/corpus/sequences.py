@@ -165,7 +165,7 @@ def _write(corpus: Finished, files: Files, ids: ModelIds, fraction: float, index
     names = ("train", "val") if fraction else ("train",)
     with ExitStack() as stack:
         parts = [_Part(stack.enter_context(files.writing(f"{name}.bin", dtype=dtype.str))) for name in names]
-        for shard in corpus.shards():
+        for shard in corpus:
             for rows, tokens in batches(shard):
                 lines = ids.to_ids(tokens).numpy()
                 lengths = (lines == end).argmax(1) + 1

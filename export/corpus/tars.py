@@ -65,7 +65,7 @@ class WebDataset:
 
 
 def _members(corpus: Finished) -> Iterator[tuple[tuple[str, bytes], tuple[str, bytes]]]:
-    for shard in corpus.shards():
+    for shard in corpus:
         for row in np.flatnonzero(shard.good).tolist():
             yield _pair(shard, row)
 
