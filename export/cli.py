@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
+from sigtok.export.corpus.arguments import add_tokenize, with_verb
+
 from .arguments import (
     add_downmix,
     add_inputs,
@@ -33,7 +35,6 @@ from .arguments import (
     counts,
     second,
 )
-from .corpus.arguments import add_tokenize, with_verb
 from .exits import IO, MEANINGS, STOPPED, USAGE, Stopped, one_line, say, say_error
 
 COMMANDS = {

@@ -8,8 +8,9 @@ from typing import Any
 
 from sigtok.export.arguments import add_downmix, add_quality, add_rate, amount, count, pair, second, side
 
+from .exports import add_export
+
 VERBS = ("run", "plan", "verify", "repair", "stats", "merge", "export")
-FORMATS = ("nanogpt", "megatron", "webdataset", "npy")
 
 
 def with_verb(words: Sequence[str]) -> list[str]:
@@ -62,10 +63,7 @@ def add_tokenize(commands: Any, parser: type[argparse.ArgumentParser]) -> None:
     text = "of a shard, about (default: 100 million)"
     merge.add_argument("--codes", type=count, default=100_000_000, metavar="N", help=text)
 
-    export = verbs.add_parser("export", help="an output for other trainers")
-    export.add_argument("format", choices=FORMATS, help="of the files to write")
-    export.add_argument("out", metavar="OUT", help="what sigtok tokenize wrote")
-    export.add_argument("dest", metavar="DEST", help="folder of the files")
+    add_export(verbs)
 
 
 def _add_sources(command: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from sigtok.export.released import check_alone, open_model, resolve, resolve_qua
 
 from . import store
 from .check import again, repair, wrongs
+from .exports import run_export
 from .merge import merge
 from .plan import Plan
 from .run import Share, planned, settings_of
@@ -35,7 +35,7 @@ def tokenize(args: Namespace) -> int:
             "repair": _repair,
             "stats": _stats,
             "merge": _merge,
-            "export": _export,
+            "export": run_export,
         }[args.verb](args)
     except ImportError as error:
         if error.name not in ("pyarrow", "fsspec", "ray"):
@@ -115,8 +115,9 @@ def _plan(args: Namespace) -> int:
 def _verify(args: Namespace) -> int:
     folder, plan = Path(args.out), Plan(Path(args.out))
     count = 0
-    for count, (_, words) in enumerate(wrongs(folder, plan), 1):
+    for _, words in wrongs(folder, plan):
         print(words)
+        count += 1
     if count:
         say(f"{folder}: {count} things are wrong; sigtok tokenize repair removes them, and another run makes them anew")
         return DATA
@@ -146,7 +147,3 @@ def _stats(args: Namespace) -> int:
 def _merge(args: Namespace) -> int:
     merge([Path(out) for out in args.outs], Path(args.dest), args.codes)
     return _told(Path(args.dest))
-
-
-def _export(args: Namespace) -> int:
-    sys.exit(1)

@@ -22,7 +22,7 @@ from sigtok.export.exits import one_line
 
 from . import store
 from .items import Found, Item, Place
-from .sources import opened, size_of
+from .places import opened, size_of
 
 NAME = "plan.parquet"
 KEY = b"sigtok"

@@ -1,4 +1,4 @@
-"""A corpus to tokens: plan it, make what is missing, say what it became. Killed at any moment, a second call goes on."""
+"""A corpus to tokens: plan it, make what is missing. Killed at any moment, a second call goes on."""
 
 from __future__ import annotations
 

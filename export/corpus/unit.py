@@ -20,8 +20,8 @@ from sigtok.codecs.shards import Meaning, Row, shard_bytes
 from sigtok.codecs.tokens import Tokens
 
 from .items import Item
+from .places import opened, size_of
 from .plan import Settings, reason_of
-from .sources import opened, size_of
 
 AHEAD_SECONDS, AHEAD_ITEMS = 120.0, 16  # decoded before they are needed, about
 
