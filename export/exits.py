@@ -36,6 +36,10 @@ class Failure(Exception):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[type[Failure], tuple[int, str]]:
+        """What another process raises again."""
+        return type(self), (self.code, str(self))
+
 
 class Stopped(KeyboardInterrupt):
     """A signal asked the command to end; its message is the signal's name."""

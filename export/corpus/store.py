@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -94,25 +94,26 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
     Raises:
         Failure: If another process holds it (told who), or the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK).open("a+") as all_parts, (folder / (LOCK + part)).open("a+") as own:
-            _take(all_parts, folder, shared=bool(part))
-            if part:
-                _take(own, folder, shared=False)
-            own.seek(0)
-            own.truncate()
-            own.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-            own.flush()
-            if not part:
-                for left in folder.glob(f"{TEMPORARY}*"):
-                    left.unlink(missing_ok=True)
-            yield
-    except (NotADirectoryError, FileExistsError, PermissionError) as error:
-        if error.errno == errno.EACCES or isinstance(error, (NotADirectoryError, FileExistsError)):
+    with ExitStack() as open_files:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            files = [
+                open_files.enter_context((folder / name).open("a+")) for name in dict.fromkeys((LOCK, LOCK + part))
+            ]
+        except OSError as error:
             reason = error.strerror or str(error)
             raise Failure(NO_OUTPUT, f"{folder}: cannot be written ({reason}); choose another output") from error
-        raise
+        for file, shared in zip(files, (bool(part), False), strict=False):
+            _take(file, folder, shared)
+        for file in files:
+            file.seek(0)
+            file.truncate()
+            file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+            file.flush()
+        if not part:
+            for left in folder.glob(f"{TEMPORARY}*"):
+                left.unlink(missing_ok=True)
+        yield
 
 
 def _take(file: IO[str], folder: Path, shared: bool) -> None:

@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ TRIES = 2  # of a unit whose process died, before its items are tried one by one
 AHEAD = 1  # units that wait for each process
 DIED = "the process that encoded it died"
 
-_worker: tuple[Plan, Codec, int] | None = None
+_worker: tuple[Plan, Codec, int] | Exception
 
 
 def prepare(codec: Codec) -> Codec:
@@ -50,7 +51,10 @@ def _begin(folder: Path, model: str, devices: Any, decoders: int) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker = Plan(folder), prepare(open_model(model, devices.get())), decoders
+    try:
+        _worker = Plan(folder), prepare(open_model(model, devices.get())), decoders
+    except Exception as error:  # told by the first unit: a process that fails to begin is taken for one that died
+        _worker = error
 
 
 def _end_with(parent: Any) -> None:
@@ -58,16 +62,20 @@ def _end_with(parent: Any) -> None:
     os._exit(1)
 
 
+def _begun() -> tuple[Plan, Codec, int]:
+    if isinstance(_worker, Exception):
+        raise _worker
+    return _worker
+
+
 def _unit(number: int) -> Made:
-    assert _worker is not None
-    plan, codec, decoders = _worker
+    plan, codec, decoders = _begun()
     return encode_unit(number, plan.unit(number), codec, plan.settings, decoders)
 
 
 def _item(number: int, index: int) -> Row:
     """One item of a unit, alone."""
-    assert _worker is not None
-    plan, codec, decoders = _worker
+    plan, codec, decoders = _begun()
     return rows_of([plan.unit(number)[index]], codec, plan.settings, decoders)[0]
 
 
@@ -95,10 +103,11 @@ class Workers:
             try:
                 while True:
                     while len(running) < len(self.devices) * (1 + AHEAD):
-                        number = again.popleft() if again else next(rest, None)
-                        if number is None:
+                        again.extend(islice(rest, 0 if again else 1))
+                        if not again:
                             break
-                        running[pool.submit(_unit, number)] = number
+                        future = pool.submit(_unit, again[0])
+                        running[future] = again.popleft()
                     if not running:
                         return
                     for future in wait(running, return_when=FIRST_COMPLETED).done:

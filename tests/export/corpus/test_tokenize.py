@@ -393,3 +393,10 @@ def test_an_item_that_kills_its_process_is_a_bad_row_and_costs_no_other(corpus, 
             assert rows[row.id]._replace(codes=None) == row._replace(codes=None)
             assert row.codes is None or (rows[row.id].codes == row.codes).all()
     assert any("2.flac" in line for line in told)
+
+
+def test_workers_that_cannot_begin_say_why(corpus, model, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("a device that is not there")
+    assert main(["tokenize", str(corpus), str(tmp_path), "-m", model, "--device", "cuda", "--workers", "1"]) == 2
+    assert "--device cuda: is not available here" in capsys.readouterr().err
