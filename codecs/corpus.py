@@ -43,7 +43,9 @@ class Corpus:
         self.folder = Path(folder)
         manifest = self.folder / MANIFEST
         if not manifest.is_file():
-            raise ValueError(f"{folder}: a complete folder of tokens has {MANIFEST}, got none; run sigtok tokenize again")
+            raise ValueError(
+                f"{folder}: a complete folder of tokens has {MANIFEST}, got none; run sigtok tokenize again"
+            )
         if manifest.stat().st_size > MANIFEST_BYTES:
             raise ValueError(f"{manifest} may have {MANIFEST_BYTES} bytes, got {manifest.stat().st_size}")
         data = manifest.read_bytes()

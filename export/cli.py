@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "compare",
     "score": "score",
     "probe": "probe",
+    "generate": "generate",
     "export": "ship",
 }  # command: the module of ours that has a function of that name
 LARGEST_SIDE = 8192  # of a picture that is scaled to be measured
@@ -175,6 +176,28 @@ def parser() -> argparse.ArgumentParser:
     _add_windows(probe)
     _add_downmix(probe)
 
+    generate = commands.add_parser("generate", help="new sounds or pictures from a language model of tokens")
+    generate.add_argument("language", metavar="LM", help="a folder that sigtok-train release-lm made")
+    _add_output(generate, "OUT.wav|.png")
+    generate.add_argument(
+        "--codec", dest="model", metavar="MODEL", help="decodes the tokens; default: the bundled model they are of"
+    )
+    text = "of each sound; default: until the model ends it, at most 30"
+    generate.add_argument("--seconds", type=_amount, metavar="S", help=text)
+    text = "below 1 what is likely is drawn more often, 0 always draws the likeliest (default: 1)"
+    generate.add_argument("--temperature", type=_level, default=1.0, metavar="T", help=text)
+    text = "draw one of the K likeliest tokens only; default: of all"
+    generate.add_argument("--top-k", type=_count, metavar="K", help=text)
+    text = "other numbers give other signals, the same number the same (default: 0)"
+    generate.add_argument("--seed", type=_seed, default=0, metavar="N", help=text)
+    generate.add_argument("--prompt", metavar="FILE", help="a sound to go on from")
+    text = "how much of it, whole windows (default: all)"
+    generate.add_argument("--prompt-seconds", type=_amount, metavar="S", help=text)
+    generate.add_argument(
+        "-n", "--count", type=_count, metavar="COUNT", help="several signals, into a folder; default: one"
+    )
+    _add_downmix(generate)
+
     export = commands.add_parser("export", help="a model in another format")
     formats = export.add_subparsers(dest="format", required=True, metavar="FORMAT", parser_class=_Parser)
     onnx = formats.add_parser("onnx", help="ONNX graphs that give the same codes, checked")
@@ -183,7 +206,7 @@ def parser() -> argparse.ArgumentParser:
     onnx.add_argument("--trials", type=_count, default=50, metavar="N", help="signals to compare (default: 50)")
     _add_rate(onnx, _count)
 
-    for command in (encode, decode, tokens, evaluate, compare, probe):
+    for command in (encode, decode, tokens, evaluate, compare, probe, generate):
         command.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     return top
 
@@ -320,13 +343,27 @@ def _amounts(text: str) -> list[float]:
 
 
 def _second(text: str) -> float:
+    return _not_negative(text, "seconds are")
+
+
+def _level(text: str) -> float:
+    return _not_negative(text, "a temperature is")
+
+
+def _not_negative(text: str, what: str) -> float:
     try:
-        second = float(text)
+        number = float(text)
     except ValueError:
-        second = -1.0
-    if not 0 <= second < float("inf"):
-        raise argparse.ArgumentTypeError(f"seconds are 0 or more, got {text!r}")
-    return second
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{what} 0 or more, got {text!r}")
+    return number
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"a seed is 0 to {2**32 - 1}, got {text!r}")
+    return int(text)
 
 
 def _pair(text: str) -> tuple[str, str]:

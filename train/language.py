@@ -27,10 +27,10 @@ class LanguageTask(LightningModule):
     """Trains a transformer on `TokenContexts`, which tell it the ids and the context.
 
     Logs ``nats``, the mean cross entropy of an id, and ``bits_per_token``: the bits that an ideal coder with this model
-    spends on a signal, on its header and end too, over its codes. Nominal are log2 K bits for each code of a codebook
-    of K; what lies below, on signals that the model has not seen, is what the order of the codes gives away. So the bits
-    per second that would remain are the codec's nominal ones times ``val/bits_per_token`` over the nominal mean. The
-    ids at the beginning of a context are predicted from few: shorter contexts cost more bits.
+    spends on a signal, on its header and end too, over its codes. Nominal are log2 K bits for a code of a codebook of
+    K: 11 of 2,048. What ``val/bits_per_token`` lies below that, on signals that the model has not seen, is what use and
+    order of the codes give away, and the bits per second that such a coder needs are the codec's nominal ones in that
+    ratio. Ids at the beginning of a context are predicted from few: the shorter contexts are, the more bits it takes.
 
     Args:
         shape: Of the network; its context is that of the data.
@@ -85,8 +85,8 @@ class LanguageTask(LightningModule):
         self.log("val/nats", nats, batch_size=ids, prog_bar=True, sync_dist=True)
         self.log("val/bits_per_token", bits, batch_size=codes, prog_bar=True, sync_dist=True)
 
-    def evaluate(self, contexts: Int[Tensor, "B L1"]) -> tuple[Tensor, Tensor, Int[Tensor, "2"]]:
-        """Nats per id, bits per code, and how many ids and codes were predicted."""
+    def evaluate(self, contexts: Int[Tensor, "B L1"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Nats per id, bits per code, and how many ids and codes ``[2]`` were predicted."""
         assert self.language is not None
         targets = contexts[:, 1:]
         logits = self.network(contexts[:, :-1])
@@ -128,6 +128,6 @@ class LanguageTask(LightningModule):
         mine, theirs = {**self.language.to_dict(), "shape": asdict(self.shape)}, checkpoint.get(LANGUAGE, {})
         if wrong := sorted(name for name in mine if mine[name] != theirs.get(name)):
             raise ValueError(
-                f"a run goes on with the ids that it began with, the checkpoint has another {', '.join(wrong)}; name its "
-                f"own settings and data"
+                f"a run goes on with the ids that it began with, the checkpoint has another {', '.join(wrong)}; name "
+                f"its own settings and data"
             )

@@ -95,7 +95,7 @@ def load_language(folder: str | os.PathLike[str], device: torch.device | str = "
 
 def _record(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"a language model is a folder with {RECORD}, got none in {path.parent}; sigtok-train release-lm")
+        raise ValueError(f"a language model has a file {RECORD}, got none in {path.parent}; sigtok-train release-lm")
     if path.stat().st_size > RECORD_BYTES:
         raise ValueError(f"{path} may have {RECORD_BYTES} bytes, got {path.stat().st_size}")
     try:

@@ -90,7 +90,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class State:
-    """What `TokenTransformer.step` remembers of a signal: keys and values of each block, and how many ids there were."""
+    """What `TokenTransformer.step` remembers of a signal: keys and values of each block, and how many ids came."""
 
     memories: tuple[Tensor, ...]
     count: int

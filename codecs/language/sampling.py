@@ -39,22 +39,24 @@ def draw(
         model: In eval mode.
         generators: On the CPU, one for each signal.
         extent: Of the signals where it is known, as for pictures; None lets the model end each.
-        most: Ids of a signal that the model does not end; whole windows of them are kept. None for as many as it says.
+        most: Ids of a signal that the model does not end; whole windows of them are kept. None with an extent.
         prompt: The beginning of all of them, whole windows of one signal.
         temperature: Of the distribution: below 1 the likely is drawn more often, 0 always draws the likeliest.
         top_k: Only so many of the likeliest ids are drawn; None for all.
 
     Raises:
-        ValueError: If there is a prompt, and the layout is not causal: its beginning is not that of the signal.
+        ValueError: If there is a prompt or no extent, and the layout is not causal: its beginning is not that of the
+            signal.
     """
     ids, network, items = model.language.ids, model.network, len(generators)
     device = network.embed.weight.device
     extents = None if extent is None else [extent] * items
     header = ids.prompt(items)
+    if not ids.layout.causal and (prompt is not None or extent is None):
+        given = "a prompt" if prompt is not None else "no extent"
+        raise ValueError(f"signals in the layout {model.language.layout} are drawn whole, of an extent; got {given}")
     body = torch.zeros(items, 0, dtype=torch.int64)
     if prompt is not None:
-        if not ids.layout.causal:
-            raise ValueError(f"a prompt is the beginning of causal layouts, got {model.language.layout}; leave it out")
         body = ids.layout.to_ids(prompt.to("cpu")).repeat(items, 1)
     over = torch.zeros(items, dtype=torch.bool)
     ends = torch.tensor(ids.ends)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ PICTURES = PICTURES._replace(rate=PICTURES.spec.resolve())
 def row_of(name, extent, meaning=MEANING, meta=""):
     generator = np.random.default_rng(sum(name.encode()))
     counts = meaning.spec.token_counts(extent, meaning.rate)
-    books = [generator.integers(0, size, count) for count, size in zip(counts, meaning.spec.codebook_sizes, strict=True)]
+    sizes = meaning.spec.codebook_sizes
+    books = [generator.integers(0, size, count) for count, size in zip(counts, sizes, strict=True)]
     return Row(name, 0.0, extent, np.stack(books, 1).reshape(-1).astype(np.uint16), meta=meta)
 
 
@@ -82,7 +84,7 @@ def test_contexts_one_behind_the_other_are_all_signals_once_in_every_epoch(folde
     epochs = [cut(ids[epoch * train.total : (epoch + 1) * train.total], data.language.begin) for epoch in range(3)]
     assert all(sorted(epoch) == mine for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    for before, after in zip(contexts, contexts[1:], strict=False):
+    for before, after in pairwise(contexts):
         assert before[-1] == after[0]
 
 

@@ -1,6 +1,6 @@
 """Training batches as a pure function of (seed, sample index), so that a resumed run continues exactly.
 
-Sample ``i`` of a source is drawn by a generator seeded with ``(seed, i)``: neither workers, devices nor epochs change it.
+Sample ``i`` of a source is drawn by a generator seeded with ``(seed, i)``: no worker, device or epoch changes it.
 Step ``s`` of ``W`` devices with batches of ``B`` takes samples ``s W B .. (s + 1) W B - 1``, rank ``r`` the
 ``r``-th part. What travels in a checkpoint is one integer: how many samples were handed out.
 """

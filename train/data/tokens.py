@@ -88,8 +88,8 @@ class TokenContexts(StreamModule):
         context: Ids L that a context predicts.
         batch_size: Contexts of a batch, on each device.
         layout: The order of codes, a name of `codecs.layouts.names` with one head.
-        val_fraction: Of the signals that their manifest puts in no part ("split"); chosen by their names alone, parts of
-            one sound together.
+        val_fraction: Of the signals that their manifest puts in no part ("split"); chosen by their names alone, parts
+            of one sound together.
         seed: Of the orders.
         num_workers: Processes that read.
         cache: Where `PackedIds` keeps its files, once the size of the codes; None for a place inside the folder.
