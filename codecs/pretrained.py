@@ -115,9 +115,9 @@ def save(
     _build(_parse(text.encode(), "this codec"), weights, "this codec")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "model.safetensors", weights)
-    _replace(folder / "README.md", card.encode())
-    _replace(folder / "spec.json", text.encode())
+    replace_file(folder / "model.safetensors", weights)
+    replace_file(folder / "README.md", card.encode())
+    replace_file(folder / "spec.json", text.encode())
 
 
 def stream_id(codec: Codec) -> bytes:
@@ -307,7 +307,7 @@ def _identity(spec: CodecSpec, tensors: Mapping[str, Tensor]) -> bytes:
     return digest.digest()[:16]
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
     """The file with these bytes, or the file as it was: written beside it, synced, renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -159,14 +159,35 @@ def amounts(text: str) -> list[float]:
 
 
 def second(text: str) -> float:
-    """A number of at least 0."""
+    """A number of seconds of at least 0."""
+    return _not_negative(text, "seconds are")
+
+
+def level(text: str) -> float:
+    """A temperature of at least 0."""
+    return _not_negative(text, "a temperature is")
+
+
+def part(text: str) -> float:
+    """A part of a whole, from 0 on."""
+    return _not_negative(text, "a part is")
+
+
+def _not_negative(text: str, what: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"seconds are 0 or more, got {text!r}")
+        raise argparse.ArgumentTypeError(f"{what} 0 or more, got {text!r}")
     return number
+
+
+def seed(text: str) -> int:
+    """A whole number of 32 bits."""
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"a seed is 0 to {2**32 - 1}, got {text!r}")
+    return int(text)
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -33,7 +33,9 @@ from .arguments import (
     amounts,
     count,
     counts,
+    level,
     second,
+    seed,
 )
 from .exits import IO, MEANINGS, STOPPED, USAGE, Stopped, one_line, say, say_error
 
@@ -48,6 +50,7 @@ COMMANDS = {
     "score": "score",
     "probe": "probe",
     "tokenize": "corpus.command",
+    "generate": "generate",
     "export": "ship",
 }  # command: the module of ours that has a function of that name
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -199,6 +202,29 @@ def parser() -> argparse.ArgumentParser:
     add_downmix(probe)
 
     add_tokenize(commands, _Parser)
+
+    generate = commands.add_parser("generate", help="new sounds or pictures from a language model of tokens")
+    generate.add_argument("language", metavar="LM", help="a folder that sigtok-train release-lm made")
+    add_output(generate, "OUT.wav|.png")
+    generate.add_argument(
+        "--codec", dest="model", metavar="MODEL", help="decodes the tokens; default: the bundled model they are of"
+    )
+    text = "of each sound; default: until the model ends it, at most 30"
+    generate.add_argument("--seconds", type=amount, metavar="S", help=text)
+    text = "below 1 what is likely is drawn more often, 0 always draws the likeliest (default: 1)"
+    generate.add_argument("--temperature", type=level, default=1.0, metavar="T", help=text)
+    text = "draw one of the K likeliest tokens only; default: of all"
+    generate.add_argument("--top-k", type=count, metavar="K", help=text)
+    text = "other numbers give other signals, the same number the same (default: 0)"
+    generate.add_argument("--seed", type=seed, default=0, metavar="N", help=text)
+    generate.add_argument("--prompt", metavar="FILE", help="a sound to go on from")
+    text = "how much of it, whole windows (default: all)"
+    generate.add_argument("--prompt-seconds", type=amount, metavar="S", help=text)
+    generate.add_argument(
+        "-n", "--count", type=count, metavar="COUNT", help="several signals, into a folder; default: one"
+    )
+    add_downmix(generate)
+
     export = commands.add_parser("export", help="a model in another format")
     formats = export.add_subparsers(dest="format", required=True, metavar="FORMAT", parser_class=_Parser)
     onnx = formats.add_parser("onnx", help="ONNX graphs that give the same codes, checked")
@@ -207,7 +233,7 @@ def parser() -> argparse.ArgumentParser:
     onnx.add_argument("--trials", type=count, default=50, metavar="N", help="signals to compare (default: 50)")
     add_rate(onnx, count)
 
-    for command in (encode, decode, tokens, evaluate, compare, probe):
+    for command in (encode, decode, tokens, evaluate, compare, probe, generate):
         command.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     return top
 

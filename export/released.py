@@ -179,8 +179,13 @@ def header_at(path: str) -> Header:
 
 def writer_of(header: Header) -> str | None:
     """The bundled model that wrote a file, if one did."""
+    return bundled_of(header.stream_id.hex())
+
+
+def bundled_of(identity: str) -> str | None:
+    """The bundled model whose stream id begins with these hexadecimal digits, if there is one."""
     for name in bundled():
-        if describe(name)["stream_id"].startswith(header.stream_id.hex()):
+        if describe(name)["stream_id"].startswith(identity):
             return name
     return None
 

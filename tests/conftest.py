@@ -1,5 +1,6 @@
-"""Seeds, one thread, and four tiny codecs."""
+"""Seeds, one thread, four tiny codecs, and folders of tokens."""
 
+import json
 import math
 import zlib
 
@@ -11,8 +12,10 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from sigtok.codecs.audio.models import query_speech, semantic_features
 from sigtok.codecs.codec import Codec
+from sigtok.codecs.corpus import MANIFEST
 from sigtok.codecs.image.models import query_image
 from sigtok.codecs.quantizers.scalar import Scalar
+from sigtok.codecs.shards import shard_bytes
 from sigtok.codecs.spec import CodecSpec
 
 
@@ -133,3 +136,23 @@ def rate_distortion_image():
         return Codec(spec, StepsEncoder(), quantizer, StepsDecoder(), Deflate()).eval()
 
     return build
+
+
+@pytest.fixture
+def write_corpus():
+    """Writes a folder of tokens, a shard for each list of rows."""
+
+    def write(folder, meaning, shards):
+        folder.mkdir(parents=True, exist_ok=True)
+        units = []
+        for number, rows in enumerate(shards):
+            data, name = shard_bytes(rows, meaning), f"shard-{number:06d}.parquet"
+            (folder / name).write_bytes(data)
+            codes = [len(row.codes) for row in rows if row.codes is not None]
+            counts = {"rows": len(rows), "bad": len(rows) - len(codes), "codes": sum(codes)}
+            units.append({"unit": number, "shard": name, "bytes": len(data), **counts})
+        manifest = {"version": 1, "meaning": meaning.to_dict(), "units": units}
+        (folder / MANIFEST).write_text(json.dumps(manifest))
+        return folder
+
+    return write

@@ -1,4 +1,4 @@
-"""Every YAML under configs/ builds, says what it is, and its codec reconstructs."""
+"""Every YAML under configs/ builds, says what it is, and its codec reconstructs or its language model predicts."""
 
 from pathlib import Path
 
@@ -6,10 +6,12 @@ import pytest
 import torch
 import yaml
 
+from sigtok.codecs.language.network import TokenTransformer
 from sigtok.train.cli import CodecCLI, settings
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+LANGUAGES = [path for path in CONFIGS if path.parent.name == "lm"]
 
 MANIFEST = """file,kind,split,speaker,source
 a.flac,speech,train,anna,here
@@ -21,8 +23,8 @@ b.png,photo,val,,here
 """
 
 
-def test_there_are_configs_for_both_signals():
-    assert {path.parent.name for path in CONFIGS} == {"audio", "image"}
+def test_there_are_configs_for_both_signals_and_for_tokens():
+    assert {path.parent.name for path in CONFIGS} == {"audio", "image", "lm"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -32,7 +34,14 @@ def test_the_head_says_what_and_the_command(path):
     assert any(line.startswith("# Expect") for line in head)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LANGUAGES, ids=lambda path: path.stem)
+def test_every_language_model_builds_and_predicts(path):
+    cli = CodecCLI(**{**settings(["--config", str(path)]), "run": False})
+    network = TokenTransformer(100, 90, cli.model.shape)
+    assert network(torch.zeros(1, cli.datamodule.context, dtype=torch.int64)).shape[1] == cli.datamodule.context
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path not in LANGUAGES], ids=lambda path: path.stem)
 def test_every_config_builds_and_reconstructs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     manifest = yaml.safe_load(path.read_text())["data"]["init_args"].get("manifest")

@@ -54,12 +54,12 @@ LEVELS = (
         *("spec", "header", "payload", "packet", "plan", "container_head", "container", "bitstream"),
         *("container_stream", "media", "features", "entropy"),
     ),
-    ("tokens", "shards", "densities", "layers", "transforms", "metrics"),
+    ("tokens", "shards", "corpus", "densities", "layers", "transforms", "metrics"),
     ("anchored", "queries", "quantizers"),
     ("layouts",),
     ("codec", "streaming"),
     ("audio", "image", "weights"),
-    ("control", "files", "pretrained"),
+    ("control", "files", "pretrained", "language"),
 )
 # No torch, not even inside a function; media and cli may load it inside one.
 WITHOUT_TORCH = ("codecs/spec.py", "codecs/bitstream.py", "codecs/entropy/packing.py", "export/runtime.py")

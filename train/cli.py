@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from . import backbones, codebooks, curves, features, prior, release
+from . import backbones, codebooks, curves, features, prior, release, release_language
 from .task import CodecTask
 
 COMMANDS = {  # without a trainer
@@ -21,6 +22,7 @@ COMMANDS = {  # without a trainer
     "prior": prior.main,
     "backbone": backbones.main,
     "release": release.main,
+    "release-lm": release_language.main,
 }
 MISTAKES = (ArgumentError, MisconfigurationException, ValueError, TypeError, ArithmeticError, RuntimeError, OSError)
 
@@ -31,7 +33,9 @@ class CodecCLI(LightningCLI):
     trainer: Any = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """One word for what a run starts from."""
+        """One word for what a run that trains a codec starts from."""
+        if self.subclass_mode_model:
+            return
         parser.add_argument("--init_from", type=str | None, help="Released model or checkpoint to start from.")
         parser.link_arguments("init_from", "model.init_from")
 
@@ -64,9 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def settings(arguments: Sequence[str] | None) -> dict[str, Any]:
-    """What makes LightningCLI ours."""
+    """What makes LightningCLI ours; the model is a `CodecTask`, unless a configuration names another class."""
+    named = names_task(sys.argv[1:] if arguments is None else arguments)
     return {
-        "model_class": CodecTask,
+        "model_class": LightningModule if named else CodecTask,
+        "subclass_mode_model": named,
         "datamodule_class": LightningDataModule,
         "subclass_mode_data": True,
         "seed_everything_default": 0,
@@ -75,6 +81,22 @@ def settings(arguments: Sequence[str] | None) -> dict[str, Any]:
         "parser_kwargs": {"exit_on_error": False},
         "args": None if arguments is None else list(arguments),
     }
+
+
+def names_task(words: Sequence[str]) -> bool:
+    """Whether a YAML among the words has ``model.class_path``; what is no YAML is refused where it is read."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    paths = [word.partition("=")[2] or after for word, after in pairs if word.partition("=")[0] in ("--config", "-c")]
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8") as file:
+                values = yaml.safe_load(file)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        model = values.get("model") if isinstance(values, dict) else None
+        if isinstance(model, dict) and "class_path" in model:
+            return True
+    return False
 
 
 def one_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -35,7 +36,16 @@ def checkpoint_weights(path: str | Path) -> dict[str, Tensor]:
     """All weights of a run, averaged ones if it averaged; nothing in the file is executed.
 
     Raises:
-        ValueError: If the file is not a checkpoint of one.
+        ValueError: If the file is not a checkpoint of one that trained a codec.
+    """
+    return read_checkpoint(path, "codec")["state_dict"]
+
+
+def read_checkpoint(path: str | Path, part: str) -> dict[str, Any]:
+    """A checkpoint with weights of that part; nothing in the file is executed.
+
+    Raises:
+        ValueError: If it is none.
     """
     if not Path(path).is_file():
         raise ValueError(f"a checkpoint is a file, got none at {path}")
@@ -44,9 +54,9 @@ def checkpoint_weights(path: str | Path) -> dict[str, Tensor]:
     except Exception:  # whatever other bytes make of it
         stored = None
     tensors = stored.get("state_dict") if isinstance(stored, dict) else None
-    if not isinstance(tensors, dict) or not any(name.startswith("codec.") for name in tensors):
-        raise ValueError(f"{path} is no checkpoint of sigtok-train; name a .ckpt that a run has written")
-    return tensors
+    if not isinstance(tensors, dict) or not any(name.startswith(f"{part}.") for name in tensors):
+        raise ValueError(f"{path} is no checkpoint of sigtok-train with a {part}; name a .ckpt that a run has written")
+    return stored
 
 
 def inside(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

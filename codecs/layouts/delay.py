@@ -70,9 +70,9 @@ class Delay(FrameLayout):
         return frames + self.delays[-1]
 
 
-def partial_delay(spec: CodecSpec, rate: Rate | None = None) -> Delay:
+def partial_delay(spec: CodecSpec, rate: Rate | None = None, *, vocabulary: Vocabulary | None = None) -> Delay:
     """All codebooks but the first one step late (D = 0, 1, 1, ..., 1): one step of latency for any Q.
 
     Source: the acoustic delay of Moshi (arXiv 2410.00037).
     """
-    return Delay(spec, rate, delays=(0,) + (1,) * (spec.resolve(rate).codebooks - 1))
+    return Delay(spec, rate, delays=(0,) + (1,) * (spec.resolve(rate).codebooks - 1), vocabulary=vocabulary)

@@ -40,8 +40,9 @@ from .query_order import QueryOrder
 from .raster import Raster
 from .scale_wise import ScaleWise
 from .unroll import Unroll
+from .vocabulary import Vocabulary
 
-LAYOUTS: dict[str, Callable[[CodecSpec, Rate | None], Layout]] = {
+LAYOUTS: dict[str, Callable[..., Layout]] = {
     "parallel": Parallel,
     "delay": Delay,
     "partial_delay": partial_delay,
@@ -59,12 +60,12 @@ LAYOUTS: dict[str, Callable[[CodecSpec, Rate | None], Layout]] = {
 }
 
 
-def layout(name: str, spec: CodecSpec, rate: Rate | None = None) -> Layout:
-    """The layout of that name for a codec at a rate (None for the codec's default).
+def layout(name: str, spec: CodecSpec, rate: Rate | None = None, *, vocabulary: Vocabulary | None = None) -> Layout:
+    """The layout of that name for a codec at a rate (None for the codec's default), arguments as of `Layout`.
 
     Raises:
         ValueError: If no layout has that name, or it does not lay out the codec's codebooks.
     """
     if name not in LAYOUTS:
         raise ValueError(f"the layouts are {', '.join(LAYOUTS)}; got {name!r}")
-    return LAYOUTS[name](spec, rate)
+    return LAYOUTS[name](spec, rate, vocabulary=vocabulary)

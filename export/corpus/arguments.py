@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from sigtok.export.arguments import add_downmix, add_quality, add_rate, amount, count, pair, second, side
+from sigtok.export.arguments import add_downmix, add_quality, add_rate, amount, count, pair, part, second, side
 
 from .exports import add_export
 
@@ -39,7 +39,7 @@ def add_tokenize(commands: Any, parser: type[argparse.ArgumentParser]) -> None:
     run.add_argument("--ray", action="store_true", help="run on Ray: its cluster, or this machine as one")
     run.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster, such as auto or ray://HOST:10001")
     text = "part of the items that may be bad before the command ends with code 65 (default: 0.05)"
-    run.add_argument("--max-bad", type=second, default=0.05, metavar="X", help=text)
+    run.add_argument("--max-bad", type=part, default=0.05, metavar="X", help=text)
 
     plan = verbs.add_parser("plan", help="only decide which signal becomes a row of which shard")
     _add_sources(plan)

@@ -1,6 +1,6 @@
 """Training batches as a pure function of (seed, sample index), so that a resumed run continues exactly.
 
-Sample ``i`` is drawn by a generator seeded with ``(seed, i)``: neither workers, devices nor epochs change it.
+Sample ``i`` of a source is drawn by a generator seeded with ``(seed, i)``: no worker, device or epoch changes it.
 Step ``s`` of ``W`` devices with batches of ``B`` takes samples ``s W B .. (s + 1) W B - 1``, rank ``r`` the
 ``r``-th part. What travels in a checkpoint is one integer: how many samples were handed out.
 """
@@ -35,7 +35,7 @@ class Samples(Dataset):
 
 
 class TrainStream:
-    """An epoch of batches ``[B, C, *crop]`` from sample ``samples`` on; counts what it hands out.
+    """An epoch of batches, such as ``[B, C, *crop]``, from sample ``samples`` on; counts what it hands out.
 
     No ``DataLoader`` itself (it wraps one per epoch), so that Lightning keeps its hands off the order. After
     a checkpoint within an epoch, Lightning takes only what is left of it.
@@ -43,7 +43,7 @@ class TrainStream:
 
     def __init__(
         self,
-        data: Samples,
+        data: Dataset,
         batch_size: int,
         steps: int,
         num_workers: int = 0,
@@ -68,49 +68,42 @@ class TrainStream:
             yield batch
 
 
-class CropModule(LightningDataModule):
-    """What the data modules share: a stream to train on, fixed crops to validate, whole files to predict.
+class StreamModule(LightningDataModule):
+    """What all data modules share: an endless list to train on, a fixed one to validate, one integer to resume."""
 
-    Training batches are ``[B, C, *crop]``, validation batches too (the last may be smaller); predict gives
-    ``(signal [1, C, *extent], path)`` one file at a time.
-    """
-
-    def __init__(self, batch_size: int, steps_per_epoch: int, num_workers: int, seed: int):
+    def __init__(self, batch_size: int, num_workers: int):
         super().__init__()
-        self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
-        self.num_workers, self.seed = num_workers, seed
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.steps_per_epoch = 1
         self.stream: TrainStream | None = None
         self.resume_at = 0
 
     @abstractmethod
-    def train_source(self) -> Source:
-        """Where training samples come from; called once a run."""
+    def train_set(self) -> Dataset:
+        """Samples of any index; called once a run."""
 
     @abstractmethod
     def val_set(self) -> Dataset:
-        """Fixed samples ``[C, *crop]``, by index."""
-
-    @abstractmethod
-    def predict_set(self) -> Dataset:
-        """Pairs ``(signal [C, *extent], path)``, by index."""
+        """Fixed samples, by index."""
 
     def train_dataloader(self) -> TrainStream:
         """The stream, from where the checkpoint left it."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        data = Samples(self.train_source(), self.seed)
-        stream = TrainStream(data, self.batch_size, self.steps_per_epoch, self.num_workers, rank, world_size)
+        rank, world_size = self.ranks()
+        stream = TrainStream(
+            self.train_set(), self.batch_size, self.steps_per_epoch, self.num_workers, rank, world_size
+        )
         stream.samples, self.stream = self.resume_at, stream
         return stream
 
+    def ranks(self) -> tuple[int, int]:
+        """This device's number, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
     def val_dataloader(self) -> DataLoader:
-        """Every validation crop once, in a fixed order."""
+        """Every validation sample once, in a fixed order."""
         return DataLoader(self.val_set(), self.batch_size, num_workers=self.num_workers)
 
-    test_dataloader = val_dataloader  # `test` measures more, on the same crops
-
-    def predict_dataloader(self) -> DataLoader:
-        """Whole files, one by one, with their paths."""
-        return DataLoader(self.predict_set(), batch_size=1, num_workers=self.num_workers, collate_fn=single)
+    test_dataloader = val_dataloader  # `test` measures more, on the same samples
 
     def state_dict(self) -> dict[str, Any]:
         """How many samples were handed out: all there is to resume."""
@@ -121,6 +114,34 @@ class CropModule(LightningDataModule):
         self.resume_at = state_dict["samples"]
         if self.stream:
             self.stream.samples = self.resume_at
+
+
+class CropModule(StreamModule):
+    """Crops of signals, drawn at random to train on, fixed to validate; whole files to predict.
+
+    Training batches are ``[B, C, *crop]``, validation batches too (the last may be smaller); predict gives
+    ``(signal [1, C, *extent], path)`` one file at a time.
+    """
+
+    def __init__(self, batch_size: int, steps_per_epoch: int, num_workers: int, seed: int):
+        super().__init__(batch_size, num_workers)
+        self.steps_per_epoch, self.seed = steps_per_epoch, seed
+
+    @abstractmethod
+    def train_source(self) -> Source:
+        """Where training samples come from; called once a run."""
+
+    @abstractmethod
+    def predict_set(self) -> Dataset:
+        """Pairs ``(signal [C, *extent], path)``, by index."""
+
+    def train_set(self) -> Dataset:
+        """What the source and the seed define."""
+        return Samples(self.train_source(), self.seed)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Whole files, one by one, with their paths."""
+        return DataLoader(self.predict_set(), batch_size=1, num_workers=self.num_workers, collate_fn=single)
 
 
 def single(items: list[tuple[Tensor, str]]) -> tuple[Tensor, str]:
