@@ -8,12 +8,12 @@ import io
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
-BLOCK = 5 << 20  # bytes that fsspec fetches ahead
+BLOCK = 5 << 20  # bytes that are fetched at once behind a URL
 
 
 def is_url(uri: str) -> bool:
@@ -126,38 +126,56 @@ def size_of_file(uri: str) -> int:
 def open_file(uri: str, offset: int = 0, length: int = -1) -> io.BufferedReader:
     """A file for reading, or as if it were one, ``length`` bytes of a file from ``offset`` on (-1: to its end).
 
+    Behind a URL only what is read is fetched, and some 5 MB ahead; nothing is shared between open files.
+
     Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is shorter.
+        OSError: If it cannot be reached; later, if it ends early.
+        ValueError: If a file on this machine is shorter.
     """
-    if not is_url(uri):
-        with told(uri):
-            file: Any = open(uri, "rb")  # noqa: SIM115 - the caller closes it
-            if not offset and length < 0:
-                return file
-    else:
+    if is_url(uri):
         files, path = _files(uri)
-        with told(uri):
-            file = files.open(path, "rb", block_size=min(BLOCK, length) if length > 0 else BLOCK)
-    try:
-        with told(uri):
-            size = file.seek(0, os.SEEK_END)
-        length = size - offset if length < 0 else length
-        if not 0 <= offset <= offset + length <= size:
-            raise ValueError(f"{uri}: has {size} bytes, asked for {length} from {offset}; it has changed, plan anew")
-    except BaseException:
+        length = size_of_file(uri) - offset if length < 0 else length
+        window = _Window(uri, offset, length, lambda start, end: files.cat_file(path, start, end))
+        return io.BufferedReader(window, min(BLOCK, max(1, length)))
+    with told(uri):
+        file = open(uri, "rb")  # noqa: SIM115 - the caller closes it
+        size = os.fstat(file.fileno()).st_size
+    if not offset and length < 0:
+        return file
+    length = size - offset if length < 0 else length
+    if not 0 <= offset <= offset + length <= size:
         file.close()
-        raise
-    return io.BufferedReader(_Window(file, uri, offset, length))
+        raise ValueError(f"{uri}: has {size} bytes, asked for {length} from {offset}; it has changed, plan anew")
+
+    def read(start: int, end: int) -> bytes:
+        file.seek(start)
+        return file.read(end - start)
+
+    return io.BufferedReader(_Window(uri, offset, length, read, file.close))
 
 
 class _Window(io.RawIOBase):
-    """Bytes of a file, as a file of its own; closes the file."""
+    """Bytes of a file, as a file of its own.
+
+    Args:
+        uri: Of the file.
+        offset: First byte.
+        length: Bytes.
+        fetch: Reads from one byte up to another, without it.
+        shut: Called when it is closed.
+    """
 
     mode = "rb"
 
-    def __init__(self, file: Any, uri: str, offset: int, length: int) -> None:
-        self.file, self.uri, self.offset, self.length, self.position = file, uri, offset, length, 0
+    def __init__(
+        self,
+        uri: str,
+        offset: int,
+        length: int,
+        fetch: Callable[[int, int], bytes],
+        shut: Callable[[], None] | None = None,
+    ) -> None:
+        self.uri, self.offset, self.length, self.fetch, self.shut, self.position = uri, offset, length, fetch, shut, 0
         self.name = f"{uri} at byte {offset}" if offset else uri
 
     def readable(self) -> bool:
@@ -174,16 +192,24 @@ class _Window(io.RawIOBase):
         return position
 
     def readinto(self, buffer: Any) -> int:
-        count = max(0, min(len(buffer), self.length - self.position))
+        count = min(len(buffer), self.length - self.position)
+        if count <= 0:
+            return 0
+        start = self.offset + self.position
         with told(self.uri):
-            self.file.seek(self.offset + self.position)
-            data = self.file.read(count)
-        buffer[: len(data)] = data
-        self.position += len(data)
-        return len(data)
+            data = self.fetch(start, start + count)
+        if len(data) != count:
+            reason = (
+                f"asked for {count} bytes from {start}, got {len(data)}; it has changed, or its server sends no parts"
+            )
+            raise OSError(errno.EIO, reason, self.uri)
+        buffer[:count] = data
+        self.position += count
+        return count
 
     def close(self) -> None:
-        self.file.close()
+        if self.shut and not self.closed:
+            self.shut()
         super().close()
 
 
