@@ -27,6 +27,7 @@ class Part(NamedTuple):
     rows: int
     bad: int
     codes: int
+    sha256: str
 
 
 class Corpus:
@@ -49,7 +50,6 @@ class Corpus:
         if manifest.stat().st_size > MANIFEST_BYTES:
             raise ValueError(f"{manifest} may have {MANIFEST_BYTES} bytes, got {manifest.stat().st_size}")
         data = manifest.read_bytes()
-        self.digest = hashlib.sha256(data).hexdigest()  # of the manifest, which names the bytes of all shards
         try:
             values = json.loads(data)
             if values["version"] != VERSION:
@@ -66,17 +66,32 @@ class Corpus:
                 raise ValueError(f"{part.path}: a shard of {part.bytes} bytes, got {found}; run sigtok tokenize again")
 
     def _part(self, record: dict[str, Any]) -> Part:
-        name, numbers = record["shard"], [record[field] for field in Part._fields[1:]]
+        name, numbers = record["shard"], [record[field] for field in Part._fields[1:-1]]
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"a shard is a file of the folder, got {name!r}")
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise ValueError(f"bytes, rows, bad and codes of {name} are counts, got {numbers}")
-        return Part(self.folder / name, *numbers)
+        return Part(self.folder / name, *numbers, str(record["sha256"]))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over those of the shards, in hexadecimal digits: the same for the same tokens, wherever they lie."""
+        return hashlib.sha256("".join(part.sha256 for part in self.parts).encode()).hexdigest()
 
     @property
     def rows(self) -> int:
         """Rows of all shards, those without codes too."""
         return sum(part.rows for part in self.parts)
+
+    @property
+    def bad(self) -> int:
+        """Rows that have no codes."""
+        return sum(part.bad for part in self.parts)
+
+    @property
+    def signals(self) -> int:
+        """Rows that have codes."""
+        return self.rows - self.bad
 
     @property
     def codes(self) -> int:
@@ -94,7 +109,12 @@ class Corpus:
             ValueError: If it is damaged, of another meaning, or has other rows than the manifest says.
         """
         part = self.parts[number]
-        shard = Shard(part.path)
+        try:
+            shard = Shard(part.path)
+        except FileNotFoundError:
+            raise ValueError(
+                f"{part.path}: a shard that {MANIFEST} names is missing; run sigtok tokenize again"
+            ) from None
         if shard.meaning != self.meaning:
             raise ValueError(
                 f"{part.path}: codes of {_named(self.meaning)} as {MANIFEST} says, got {_named(shard.meaning)}; keep "

@@ -25,13 +25,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from sigtok.codecs.corpus import Corpus
 from sigtok.codecs.entropy.packing import pack, unpack
 from sigtok.codecs.shards import Meaning, Shard
 from sigtok.codecs.spec import AXES
 from sigtok.codecs.tokens import Tokens
 from sigtok.export.exits import USAGE, Failure
 
-from .finished import Finished
 from .folders import META, Files, Hashed
 
 
@@ -41,7 +41,7 @@ class Npy:
 
     name: ClassVar[str] = "npy"
 
-    def write(self, corpus: Finished, files: Files) -> dict[str, Any]:
+    def write(self, corpus: Corpus, files: Files) -> dict[str, Any]:
         """Write the files; what to say of them.
 
         Raises:
@@ -65,7 +65,7 @@ class Bits:
 
     name: ClassVar[str] = "bits"
 
-    def write(self, corpus: Finished, files: Files) -> dict[str, Any]:
+    def write(self, corpus: Corpus, files: Files) -> dict[str, Any]:
         """Write the files; what to say of them.
 
         Raises:
@@ -88,7 +88,7 @@ class Bits:
 class _About:
     """What both formats say of their signals, written as they come."""
 
-    def __init__(self, corpus: Finished, files: Files, stack: ExitStack) -> None:
+    def __init__(self, corpus: Corpus, files: Files, stack: ExitStack) -> None:
         axes = AXES[corpus.meaning.spec.modality]
         self.offsets, self.extents, self.rows = (
             stack.enter_context(files.writing(name)) for name in ("offsets.npy", "extents.npy", "rows.jsonl")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigtok.codecs.codec import Codec
+from sigtok.codecs.corpus import MANIFEST
 from sigtok.codecs.shards import Row, Shard
 from sigtok.export.inputs import hash_of
 
 from . import store
-from .commits import MANIFEST, as_json, manifest, record_of
-from .plan import NAME, Plan
+from .commits import as_json, manifest, record_of
+from .plan import Plan
 from .unit import name_of, rows_of
 
 
@@ -114,24 +114,3 @@ def _different(row: Row, there: NDArray[Any], good: bool) -> int:
     if row.codes is None or len(row.codes) != len(there):
         return max(len(there), int(good != (row.codes is not None)))
     return int(np.count_nonzero(row.codes != there))
-
-
-def shards_of(folder: Path) -> Iterator[Path]:
-    """The shards of a complete output, in order.
-
-    Raises:
-        ValueError: If it is not complete.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        hint = "run sigtok tokenize again to complete it" if (folder / NAME).is_file() else "it is no output"
-        raise ValueError(f"{folder}: has no {MANIFEST}; {hint}")
-    for record in json.loads(path.read_bytes())["units"]:
-        yield folder / record["shard"]
-
-
-def rows_in(folders: list[Path]) -> Iterator[Row]:
-    """The rows of outputs, in order."""
-    for folder in folders:
-        for path in shards_of(folder):
-            yield from Shard(path)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sigtok.codecs.corpus import MANIFEST
 from sigtok.codecs.spec import Rate
 from sigtok.export.exits import DATA, GOOD, SOME_BAD, USAGE, Failure, say
 from sigtok.export.released import check_alone, open_model, resolve, resolve_quality, spec_of
@@ -94,7 +95,7 @@ def _run(args: Namespace) -> int:
 
 def _told(folder: Path) -> int:
     """One line about a complete output."""
-    whole = json.loads((folder / "manifest.json").read_bytes())
+    whole = json.loads((folder / MANIFEST).read_bytes())
     hours = f"{whole['seconds'] / 3600:.3f} hours, " if whole["seconds"] else ""
     print(
         f"{folder}: {whole['rows'] - whole['bad']} signals, {hours}{whole['codes']} codes in {len(whole['units'])} "

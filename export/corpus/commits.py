@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sigtok.codecs.corpus import MANIFEST, VERSION
 from sigtok.codecs.shards import Meaning
 from sigtok.export.exits import DATA, Failure
 from sigtok.export.outputs import making
@@ -25,9 +26,6 @@ from sigtok.export.outputs import making
 from . import store
 from .plan import Plan
 from .unit import Made, name_of
-
-MANIFEST = "manifest.json"
-VERSION = 1
 
 
 def commit(folder: Path, made: Made) -> None:

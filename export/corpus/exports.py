@@ -15,7 +15,7 @@ from sigtok.export.exits import GOOD, USAGE, Failure
 from .folders import Files, whole_folder
 
 if TYPE_CHECKING:
-    from .finished import Finished
+    from sigtok.codecs.corpus import Corpus
 
 FORMS = {
     "nanogpt": ("sequences", "NanoGPT", "train.bin of uint16 ids, and val.bin"),
@@ -33,7 +33,7 @@ class Form(Protocol):
     name: ClassVar[str]
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def write(self, corpus: Finished, files: Files) -> dict[str, Any]:
+    def write(self, corpus: Corpus, files: Files) -> dict[str, Any]:
         """Write its files; what to say of them in ``meta.json``."""
 
 
@@ -63,12 +63,11 @@ def export(folder: str | Path, out: str | Path, form: Form) -> Summary:
         Failure: If the form does not fit the codec, or ``out`` holds anything else or cannot be written.
         ValueError: If the corpus is not complete, damaged or without signals.
     """
+    from sigtok.codecs.corpus import Corpus
     from sigtok.export.outputs import making
 
-    from .finished import finished
-
     begin = time.perf_counter()
-    corpus = finished(folder)
+    corpus = Corpus(folder)
     if not corpus.signals:
         raise ValueError(f"{folder}: none of its {corpus.bad} signals has codes, so there is nothing to export")
     request = {"version": 1, "format": form.name, "options": asdict(form), "corpus": corpus.digest}

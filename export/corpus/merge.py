@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sigtok.codecs.shards import Meaning, Row, Shard
+from sigtok.codecs.corpus import MANIFEST, Corpus
+from sigtok.codecs.shards import Meaning, Row
 from sigtok.export.exits import DATA, NO_OUTPUT, Failure
 
 from . import store
-from .check import rows_in, shards_of
-from .commits import MANIFEST, commit, manifest, write_manifest
+from .commits import commit, manifest, write_manifest
 from .unit import made_of
 
 
@@ -26,17 +26,19 @@ def merge(folders: Sequence[Path], dest: Path, codes: int) -> dict[str, Any]:
     Raises:
         Failure: If meanings or ids collide, or there is an output already.
     """
-    meaning, seen = one_meaning(folders), set[str]()
+    corpora, seen = [Corpus(folder) for folder in folders], set[str]()
+    meaning = one_meaning(corpora)
     with store.locked(dest):
         if (dest / MANIFEST).exists() or any(dest.glob("shard-*")):
             raise Failure(NO_OUTPUT, f"{dest}: holds an output already; choose another folder")
         records = []
-        for number, rows in enumerate(cut(rows_in(list(folders)), codes)):
-            for row in rows:
+        rows = (row for corpus in corpora for shard in corpus for row in shard)
+        for number, held in enumerate(cut(rows, codes)):
+            for row in held:
                 if row.id in seen:
                     raise Failure(DATA, f"{row.id}: is an item of two outputs; merge those that have none in common")
                 seen.add(row.id)
-            made = made_of(number, rows, meaning)
+            made = made_of(number, held, meaning)
             commit(dest, made)
             records.append(made.record)
         whole = manifest(meaning, records, {"codes": codes})
@@ -44,19 +46,13 @@ def merge(folders: Sequence[Path], dest: Path, codes: int) -> dict[str, Any]:
     return whole
 
 
-def one_meaning(folders: Sequence[Path]) -> Meaning:
+def one_meaning(corpora: Sequence[Corpus]) -> Meaning:
     """What the codes of all outputs mean, which is the same."""
-    found: Meaning | None = None
-    for folder in folders:
-        for path in shards_of(folder):
-            meaning = Shard(path).meaning
-            if found is not None and meaning != found:
-                raise Failure(DATA, f"{folder}: is of another model or rate than {folders[0]}; merge equal ones")
-            found = meaning
-            break
-    if found is None:
-        raise Failure(DATA, f"{', '.join(map(str, folders))}: no output has a shard")
-    return found
+    first = corpora[0]
+    for other in corpora:
+        if other.meaning != first.meaning:
+            raise Failure(DATA, f"{other.folder}: is of another model or rate than {first.folder}; merge equal ones")
+    return first.meaning
 
 
 def cut(rows: Iterator[Row], codes: int) -> Iterator[list[Row]]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sigtok.codecs.corpus import MANIFEST
 from sigtok.codecs.shards import Meaning
 from sigtok.codecs.spec import Rate
 from sigtok.export.exits import DATA, USAGE, Failure, say
@@ -15,7 +16,7 @@ from sigtok.export.released import open_model, spec_of
 from sigtok.export.released import record_of as record_of_model
 
 from . import store
-from .commits import MANIFEST, commit, finish, missing, record_of
+from .commits import commit, finish, missing, record_of
 from .plan import NAME, Plan, Settings, make
 from .sources import find
 from .unit import Made

@@ -33,13 +33,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sigtok.codecs.corpus import Corpus
 from sigtok.codecs.layouts.language_model import ModelIds
 from sigtok.codecs.layouts.names import layout
 from sigtok.codecs.shards import Shard
 from sigtok.codecs.tokens import ABSENT, Tokens
 from sigtok.export.exits import USAGE, Failure
 
-from .finished import Finished
 from .folders import Files, Hashed
 
 MAGIC = b"MMIDIDX\0\0"
@@ -62,7 +62,7 @@ class NanoGPT:
     val_fraction: float = 0.0
     name: ClassVar[str] = "nanogpt"
 
-    def write(self, corpus: Finished, files: Files) -> dict[str, Any]:
+    def write(self, corpus: Corpus, files: Files) -> dict[str, Any]:
         """Write the files; what to say of them.
 
         Raises:
@@ -92,7 +92,7 @@ class Megatron:
     val_fraction: float = 0.0
     name: ClassVar[str] = "megatron"
 
-    def write(self, corpus: Finished, files: Files) -> dict[str, Any]:
+    def write(self, corpus: Corpus, files: Files) -> dict[str, Any]:
         """Write the files; what to say of them.
 
         Raises:
@@ -139,7 +139,7 @@ def _tokens(shard: Shard, rows: Sequence[int]) -> Tokens:
     return Tokens(tuple(streams), extents, meaning.rate, meaning.spec)
 
 
-def _model_ids(corpus: Finished, name: str) -> ModelIds:
+def _model_ids(corpus: Corpus, name: str) -> ModelIds:
     try:
         return ModelIds(layout(name, corpus.meaning.spec, corpus.meaning.rate), 0)
     except ValueError as error:
@@ -158,7 +158,7 @@ class _Part:
         self.lengths.append(lengths.astype(np.int32))
 
 
-def _write(corpus: Finished, files: Files, ids: ModelIds, fraction: float, index: bool) -> dict[str, Any]:
+def _write(corpus: Corpus, files: Files, ids: ModelIds, fraction: float, index: bool) -> dict[str, Any]:
     vocabulary = ids.vocabulary
     dtype = np.dtype("<u2" if vocabulary.size <= 2**16 else "<i4")
     end = vocabulary.special("EOA")

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from sigtok.codecs.shards import Meaning, Shard
+from sigtok.codecs.corpus import Corpus
+from sigtok.codecs.shards import Shard
 from sigtok.codecs.tokens import ABSENT
 from sigtok.export.exits import one_line
-
-from .check import shards_of
 
 REASONS = 10  # most frequent ones that are told
 
@@ -25,18 +24,11 @@ def stats(folder: Path) -> dict[str, Any]:
     Entropy is of each codebook alone, in bits a code; usage the part of its codes that occur; a duplicate is a signal
     whose codes are those of another.
     """
-    meaning: Meaning | None = None
-    rows = bad = size = 0
-    seconds = 0.0
-    counts: list[np.ndarray] = []
-    seen, doubles, reasons = set[bytes](), 0, Counter[str]()
-    for path in shards_of(folder):
-        shard = Shard(path)
-        if meaning is None:
-            meaning = shard.meaning
-            sizes = meaning.spec.codebook_sizes[: meaning.rate.codebooks]
-            counts = [np.zeros(size, np.int64) for size in sizes]
-        rows, bad, size = rows + len(shard), bad + len(shard) - sum(shard.good), size + path.stat().st_size
+    corpus = Corpus(folder)
+    meaning, size = corpus.meaning, sum(part.bytes for part in corpus.parts)
+    seconds, seen, doubles, reasons = 0.0, set[bytes](), 0, Counter[str]()
+    counts = [np.zeros(most, np.int64) for most in meaning.spec.codebook_sizes[: meaning.rate.codebooks]]
+    for shard in corpus:
         for row in range(len(shard)):
             if not shard.good[row]:
                 reasons[shard.reasons[row]] += 1
@@ -49,14 +41,12 @@ def stats(folder: Path) -> dict[str, Any]:
             seen.add(digest)
         for book, codes in enumerate(_by_codebook(shard)):
             counts[book] += np.bincount(codes[codes != ABSENT], minlength=len(counts[book]))
-    if meaning is None:
-        raise ValueError(f"{folder}: has no shard")
     codes_in_all = int(sum(count.sum() for count in counts))
     nominal = sum(float(count.sum()) * math.log2(len(count)) for count in counts)
     return {
         "model": meaning.spec.name,
-        "signals": rows - bad,
-        "bad": bad,
+        "signals": corpus.signals,
+        "bad": corpus.bad,
         "hours": seconds / 3600,
         "codes": codes_in_all,
         "bytes": size,

@@ -24,9 +24,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from sigtok.codecs.corpus import Corpus
 from sigtok.codecs.shards import Shard
 
-from .finished import Finished
 from .folders import Files
 
 
@@ -41,7 +41,7 @@ class WebDataset:
     per_tar: int = 10_000
     name: ClassVar[str] = "webdataset"
 
-    def write(self, corpus: Finished, files: Files) -> dict[str, Any]:
+    def write(self, corpus: Corpus, files: Files) -> dict[str, Any]:
         """Write the files; what to say of them.
 
         Raises:
@@ -64,7 +64,7 @@ class WebDataset:
         return {"tars": tars}
 
 
-def _members(corpus: Finished) -> Iterator[tuple[tuple[str, bytes], tuple[str, bytes]]]:
+def _members(corpus: Corpus) -> Iterator[tuple[tuple[str, bytes], tuple[str, bytes]]]:
     for shard in corpus:
         for row in np.flatnonzero(shard.good).tolist():
             yield _pair(shard, row)
