@@ -234,6 +234,7 @@ def test_tars_have_the_codes_and_what_is_known_of_each(corpus, tmp_path):
     for path in tars:
         with tarfile.open(path) as tar:
             names = tar.getnames()
+            assert {(each.mtime, each.uid, each.gid, each.uname, each.mode) for each in tar} == {(0, 0, 0, "", 0o644)}
             assert names == sorted(names)
             assert len(names) <= 8
             for name in names:
