@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -150,7 +151,9 @@ def write_corpus():
             (folder / name).write_bytes(data)
             codes = [len(row.codes) for row in rows if row.codes is not None]
             counts = {"rows": len(rows), "bad": len(rows) - len(codes), "codes": sum(codes)}
-            units.append({"unit": number, "shard": name, "bytes": len(data), **counts})
+            units.append(
+                {"unit": number, "shard": name, "bytes": len(data), "sha256": sha256(data).hexdigest(), **counts}
+            )
         manifest = {"version": 1, "meaning": meaning.to_dict(), "units": units}
         (folder / MANIFEST).write_text(json.dumps(manifest))
         return folder
