@@ -56,7 +56,7 @@ peers: .venv/peers/done
 	touch $@
 
 .venv/test: .venv/demo
-	$(INSTALL) --editable ".[train,export,tokenize,eval,dev]"
+	$(INSTALL) --editable ".[train,export,tokenize,ray,eval,dev]"
 	$(INSTALL) --editable ".[eval-itu]" || echo "no compiler of C here: tests of PESQ are skipped"
 	touch $@
 
