@@ -29,6 +29,7 @@ KEY = b"sigtok"
 VERSION = 1
 GROUP = 64  # units of a row group: what is read to have one of them
 AT_ONCE = 1024  # files whose headers are read by threads before the next are named
+PART = "#"  # between the name of a sound and the second at which a part of it begins
 LEAST_REST = 0.5  # of a part: a shorter rest belongs to the part before it
 
 
@@ -159,12 +160,15 @@ def make(folder: Path, found: Iterable[Found], settings: Settings, said: dict[st
     hints = {name: kinds[type(value)] for name, value in Place("")._asdict().items()}
     own = {name: kinds[type(value)] for name, value in Item("", Place(""))._asdict().items() if name != "place"}
     schema = pa.schema([("unit", pa.int64()), *(hints | own).items()])
-    units, count, seconds = 0, 0, 0.0
+    units, count, seconds, seen = 0, 0, 0.0, set[str]()
     with store.writing(folder / NAME) as path, parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         groups = cut(items_of(found, settings, threads), settings)
         while group := list(islice(groups, GROUP)):
             rows = []
             for unit in group:
+                for item in unit:
+                    if PART in item.id and (item.id in seen or seen.add(item.id)):
+                        raise ValueError(f"{item.id}: is the name of two parts of sounds; rename one of them")
                 rows += [{"unit": units} | item.place._asdict() | _without_place(item) for item in unit]
                 seconds += sum(item.seconds for item in unit)
                 count += len(unit)
@@ -224,7 +228,7 @@ def measured(file: Found, settings: Settings) -> list[Item]:
             return [whole]
         with opened(file.place) as source:
             if spec.modality == "features":
-                header = Header(len(open_features(str(source), spec.channels)), spec.sample_rate or 1)
+                header = Header(len(open_features(source, spec.channels)), spec.sample_rate or 1)
             else:
                 info = audio_info(source)
                 header = Header(info.frames, info.sample_rate)
@@ -250,14 +254,11 @@ def parts(whole: Item, file: Found, header: Header, settings: Settings) -> list[
     if len(starts) > 1 and last - starts[-1] < LEAST_REST * length:
         starts.pop()
     ends = [*starts[1:], last]
-    named = len(starts) > 1 or file.seconds is not None or file.start > 0
+    if len(starts) == 1:
+        return [whole._replace(start=first, frames=last - first, sample_rate=rate)]
+    named = whole.id.rpartition(PART)[0] if file.start or file.seconds is not None else whole.id
     return [
-        whole._replace(
-            id=f"{whole.id}#{start / rate:.3f}" if named else whole.id,
-            start=start,
-            frames=end - start,
-            sample_rate=rate,
-        )
+        whole._replace(id=f"{named}{PART}{start / rate:.3f}", start=start, frames=end - start, sample_rate=rate)
         for start, end in zip(starts, ends, strict=True)
     ]
 

@@ -154,7 +154,7 @@ def signal_of(item: Item, settings: Settings) -> Tensor | str:
                 picture = read_image(source)
                 return torch.from_numpy(picture if settings.size is None else cut_square(picture, settings.size))
             if spec.modality == "features":
-                return torch.from_numpy(read_features(str(source), spec.channels, item.start, item.frames))
+                return torch.from_numpy(read_features(source, spec.channels, item.start, item.frames))
             signal, _ = read_audio(
                 source,
                 spec.sample_rate,

@@ -363,6 +363,15 @@ def test_reasons_name_no_place_of_this_machine(whole, corpus):
     assert reasons and not any(str(corpus) in reason for reason in reasons)
 
 
+def test_parts_of_two_rows_that_are_the_same_part_are_refused(model, tmp_path):
+    write_audio(tmp_path / "a.wav", np.zeros((1, 120_000)), 24_000)
+    lines = [{"audio_filepath": "a.wav", "offset": offset, "duration": 3.2} for offset in (0, 1.6)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ValueError, match=r"a.wav#1.600: is the name of two parts"):
+        run(tmp_path / "rows.jsonl", tmp_path / "out", model)
+    assert not (tmp_path / "out" / "plan.parquet").exists()
+
+
 # -- a process that dies -----------------------------------------------------------------------------------
 
 
