@@ -39,13 +39,13 @@ def codebooks(config: str, checkpoint: str, out: str, vectors: int = 150_000, it
         vectors: Latents to look at, of training crops.
         iterations: Of k-means, for every codebook.
     Raises:
-        ValueError: If the quantizer is no sequence of stages with explicit codebooks, or the weights are not of this
-            codec.
+        ValueError: If the quantizer has no explicit codebook of its own and is no sequence of stages with such, or the
+            weights are not of this codec.
     """
     codec, data = parts_of(config)
-    stages = [stage for stage in getattr(codec.quantizer, "stages", ()) if hasattr(stage, "codebook")]
+    stages = [stage for stage in getattr(codec.quantizer, "stages", (codec.quantizer,)) if hasattr(stage, "codebook")]
     if not stages or len(stages) != codec.spec.num_codebooks:
-        raise ValueError(f"codebooks are those of residual or additive stages, {config} has none in its quantizer")
+        raise ValueError(f"codebooks are tables, one or those of residual or additive stages, {config} has none in its quantizer")
     initialise(codec, inside(checkpoint_weights(checkpoint), "codec."), checkpoint, fresh=["quantizer"])
     rest = distinct(collected(codec.eval(), data, vectors))
     for stage in tqdm(stages, desc="codebooks", unit="book", disable=None):

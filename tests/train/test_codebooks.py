@@ -59,6 +59,21 @@ def test_codebooks_are_fitted_one_after_another_and_the_rest_is_kept(run, capsys
     assert all(after < 0.8 * before for before, after in pairwise(left))
 
 
+def test_one_table_is_a_codebook_too(run):
+    values = yaml.safe_load(run[0].read_text())
+    table = {"name": "ibq", "codebook_size": 16, "dim": 16}
+    values["model"]["codec"]["init_args"]["quantizer"] = table
+    run[0].write_text(yaml.safe_dump(values))
+    main(words(run, "--vectors", "200"))
+    codec, data = parts_of(str(run[0]))
+    initialise(codec, stored_weights(str(run[2]))[0], "new")
+    latents = distinct(collected(codec.eval(), data, 200))
+    codes = codec.quantizer.search(latents)
+    assert codes.unique().numel() > 10
+    rest = latents - codec.quantizer.codebook[codes]
+    assert rest.square().mean() < 0.5 * latents.var(0).mean()
+
+
 def test_vectors_that_are_equal_but_for_a_little_count_once():
     torch.manual_seed(0)
     apart, silence = 10 * torch.randn(50, 4), torch.full((200, 4), 3.1)
