@@ -45,7 +45,7 @@ def codebooks(config: str, checkpoint: str, out: str, vectors: int = 150_000, it
     codec, data = parts_of(config)
     stages = [stage for stage in getattr(codec.quantizer, "stages", (codec.quantizer,)) if hasattr(stage, "codebook")]
     if not stages or len(stages) != codec.spec.num_codebooks:
-        raise ValueError(f"codebooks are tables, one or those of residual or additive stages, {config} has none in its quantizer")
+        raise ValueError(f"codebooks are tables, one or those of stages, {config} has none in its quantizer")
     initialise(codec, inside(checkpoint_weights(checkpoint), "codec."), checkpoint, fresh=["quantizer"])
     rest = distinct(collected(codec.eval(), data, vectors))
     for stage in tqdm(stages, desc="codebooks", unit="book", disable=None):

@@ -91,7 +91,7 @@ def test_vectors_that_are_equal_but_for_a_little_count_once():
             lambda run: run[0].write_text(
                 run[0].read_text().replace("learned: 2", "learned: 2\n      quantizer: {name: fsq, levels: [3]}")
             ),
-            "residual or additive stages|cannot be built|width",
+            "one or those of stages|cannot be built|width",
         ),
     ],
 )
