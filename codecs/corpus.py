@@ -66,12 +66,13 @@ class Corpus:
                 raise ValueError(f"{part.path}: a shard of {part.bytes} bytes, got {found}; run sigtok tokenize again")
 
     def _part(self, record: dict[str, Any]) -> Part:
-        name, numbers = record["shard"], [record[field] for field in Part._fields[1:-1]]
+        name, numbers = record["shard"], [record[field] for field in ("bytes", "rows", "bad", "codes")]
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"a shard is a file of the folder, got {name!r}")
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise ValueError(f"bytes, rows, bad and codes of {name} are counts, got {numbers}")
-        return Part(self.folder / name, *numbers, str(record["sha256"]))
+        size, rows, bad, codes = numbers
+        return Part(self.folder / name, size, rows, bad, codes, str(record["sha256"]))
 
     @property
     def digest(self) -> str:

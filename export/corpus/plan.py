@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -166,9 +167,10 @@ def make(folder: Path, found: Iterable[Found], settings: Settings, said: dict[st
         while group := list(islice(groups, GROUP)):
             rows = []
             for unit in group:
-                for item in unit:
-                    if PART in item.id and (item.id in seen or seen.add(item.id)):
-                        raise ValueError(f"{item.id}: is the name of two parts of sounds; rename one of them")
+                named = [item.id for item in unit if PART in item.id]
+                if twice := [name for name, number in Counter(named).items() if number > 1 or name in seen]:
+                    raise ValueError(f"{twice[0]}: is the name of two parts of sounds; rename one of them")
+                seen.update(named)
                 rows += [{"unit": units} | item.place._asdict() | _without_place(item) for item in unit]
                 seconds += sum(item.seconds for item in unit)
                 count += len(unit)
