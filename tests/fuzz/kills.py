@@ -136,6 +136,7 @@ def main() -> int:
             runs += 1
             if kind := strike(process, draw, out):
                 kills[kind] += 1
+                print(f"{sum(kills.values())} kills, {outputs} outputs", end="\r", file=sys.stderr, flush=True)
             if kind in (None, "worker") and process.wait() != 0:
                 print(f"ended with {process.returncode} after {dict(kills)}", flush=True)
                 return 1
