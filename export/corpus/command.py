@@ -23,7 +23,8 @@ from .run import Share, planned, settings_of
 from .run import tokenize as tokenize_all
 from .stats import as_text, stats
 
-ARRAYS = (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"), ("RANK", "WORLD_SIZE"))  # Slurm's arrays, torchrun
+SLURM = tuple(f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "STEP"))
+TORCHRUN = ("RANK", "WORLD_SIZE")
 
 
 def tokenize(args: Namespace) -> int:
@@ -46,11 +47,13 @@ def tokenize(args: Namespace) -> int:
 
 
 def share_of(environment: Mapping[str, str]) -> Share:
-    """The share of this process, as torchrun or an array of Slurm's says."""
-    for index, count in ARRAYS:
-        if index in environment and count in environment and int(environment[count]) > 1:
-            first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0)) if count.startswith("SLURM") else 0
-            return Share(int(environment[index]) - first, int(environment[count]))
+    """The share of this process, as an array of Slurm's or torchrun says; all where neither does."""
+    said = {name: int(value) for name, value in environment.items() if name in (*SLURM, *TORCHRUN)}
+    if said.get("SLURM_ARRAY_TASK_COUNT", 1) > 1:
+        number, of, first, step = (said[name] for name in SLURM)
+        return Share((number - first) // step, of)
+    if said.get("WORLD_SIZE", 1) > 1:
+        return Share(*(said[name] for name in TORCHRUN))
     return Share()
 
 

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 
 from sigtok.export.exits import NO_OUTPUT, Failure
 
+from .store import sync
+
 META = "meta.json"
 
 
@@ -69,7 +71,7 @@ class Files:
             file.write(json.dumps(values, sort_keys=True, indent=1).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        _sync(self.folder)
+        sync(self.folder)
 
 
 @contextmanager
@@ -112,7 +114,7 @@ def _give_name(folder: Path, target: Path) -> None:
             os.replace(old, target)
         raise
     try:
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         if there:
             shutil.rmtree(old)
@@ -140,11 +142,3 @@ def _check_free(target: Path, request: Mapping[str, Any]) -> None:
         )
     if others := names - files:
         raise Failure(NO_OUTPUT, f"{target}: has {min(others)} too, which no export wrote; move it elsewhere first")
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

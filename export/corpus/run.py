@@ -104,7 +104,7 @@ def go_on(
     Raises:
         Failure: If more items are bad, or the output cannot be written.
     """
-    rows, bad = 0, 0
+    rows, bad, todo = 0, 0, list[int]()
 
     def count(record: dict[str, Any], fresh: bool) -> None:
         nonlocal rows, bad
@@ -113,14 +113,15 @@ def go_on(
         if bad > most_bad * rows:
             raise Failure(
                 DATA,
-                f"{bad} of {rows} items are bad, {most_bad:.3g} of them may be (--max-bad); sigtok tokenize stats says "
-                f"why they are; what is done is kept",
+                f"{bad} of {rows} items are bad, {most_bad:.3g} of them may be (--max-bad); what is done is kept; with "
+                f"--max-bad 1 the output is completed and sigtok tokenize stats says why they are",
             )
 
-    todo = missing(folder, share.units(plan))
-    for unit in sorted({*share.units(plan)} - {*todo}):
+    for unit in share.units(plan):
         if record := record_of(folder, unit):
             count(record, False)
+        else:
+            todo.append(unit)
     if todo:
         for made in runner(todo):
             commit(folder, made)

@@ -30,21 +30,9 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         OSError: If the disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(TEMPORARY + path.name)
-    try:
-        with temporary.open("wb") as file:
-            step("write", temporary)
-            file.write(data)
-            file.flush()
-            step("sync", temporary)
-            os.fsync(file.fileno())
-        step("rename", path)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    step("sync folder", path)
-    _sync(path.parent)
+    with writing(path) as temporary:
+        step("write", temporary)
+        temporary.write_bytes(data)
 
 
 @contextmanager
@@ -62,17 +50,18 @@ def writing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     step("sync folder", path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def remove(path: Path) -> None:
     """No file there, for good."""
     step("remove", path)
     path.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Let the names in a folder be on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -89,7 +78,7 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
 
     Args:
         folder: Of the output.
-        part: Of several writers ("3-of-16"), of which each has one; empty for a writer of all.
+        part: Of several writers (".3-of-16"), of which each has one; empty for a writer of all.
 
     Raises:
         Failure: If another process holds it (told who), or the folder cannot be made.

@@ -14,38 +14,22 @@ SOUND = dict(TINY, decoder_blocks=1, codebooks=3, context=0.3)
 PICTURE = dict(TINY, levels=2, tile=4, queries=16)
 
 
+def saved(build, arguments, folder):
+    """The folder of a tiny model, of random weights."""
+    torch.manual_seed(0)
+    words = dict(licence="CC0-1.0", training_data="none", measured={}, card="tiny")
+    save(build(**arguments).eval(), folder, builder=build.__name__, arguments=arguments, **words)
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    torch.manual_seed(0)
-    save(
-        query_speech(**SOUND).eval(),
-        folder,
-        builder="query_speech",
-        arguments=SOUND,
-        licence="CC0-1.0",
-        training_data="none",
-        measured={},
-        card="tiny",
-    )
-    return str(folder)
+    return saved(query_speech, SOUND, tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def picture_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "picture"
-    torch.manual_seed(0)
-    save(
-        query_image(**PICTURE).eval(),
-        folder,
-        builder="query_image",
-        arguments=PICTURE,
-        licence="CC0-1.0",
-        training_data="none",
-        measured={},
-        card="tiny",
-    )
-    return str(folder)
+    return saved(query_image, PICTURE, tmp_path_factory.mktemp("models") / "picture")
 
 
 @pytest.fixture(scope="session")

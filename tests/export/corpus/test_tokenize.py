@@ -19,11 +19,13 @@ from sigtok.codecs.shards import Shard
 from sigtok.codecs.spec import Rate
 from sigtok.export.cli import main
 from sigtok.export.corpus import store
+from sigtok.export.corpus.command import share_of
 from sigtok.export.corpus.plan import Plan
 from sigtok.export.corpus.run import Share, tokenize
 from sigtok.export.exits import Failure
 
 pytest.importorskip("pyarrow")
+NAMES = ("ID", "COUNT", "MIN", "STEP")  # of a task of an array: SLURM_ARRAY_TASK_...
 UNITS = dict(unit_seconds=2.0, part_seconds=1.6)
 
 
@@ -148,6 +150,26 @@ def test_shares_in_any_order_write_the_same_bytes(corpus, model, whole, tmp_path
     assert not (tmp_path / "manifest.json").exists()
     assert run(corpus, tmp_path, model, share=Share(1, 3)) == []
     assert tree(tmp_path) == tree(whole)
+
+
+@pytest.mark.parametrize(
+    ("environment", "shares"),
+    [
+        ({}, [Share()]),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, [Share()]),
+        ({"RANK": "2", "WORLD_SIZE": "3"}, [Share(2, 3)]),
+        ({"SLURM_ARRAY_TASK_COUNT": "1", "SLURM_ARRAY_TASK_ID": "5"}, [Share()]),
+        ([(1, 3, 1, 1), (2, 3, 1, 1), (3, 3, 1, 1)], [Share(0, 3), Share(1, 3), Share(2, 3)]),
+        ([(0, 3, 0, 4), (4, 3, 0, 4), (8, 3, 0, 4)], [Share(0, 3), Share(1, 3), Share(2, 3)]),
+    ],
+)
+def test_tasks_of_torchrun_and_of_any_array_of_slurms_share_the_units(environment, shares):
+    tasks = environment if isinstance(environment, list) else []
+    found = [
+        share_of({f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in zip(NAMES, task, strict=True)})
+        for task in tasks
+    ]
+    assert (found or [share_of(environment)]) == shares
 
 
 def test_a_share_needs_a_plan(corpus, model, tmp_path):
