@@ -9,12 +9,12 @@ from itertools import groupby
 from zlib import crc32
 
 from .header import (
-    ADAPTIVE,
     FIXED_WIDTH,
     GRANULAR,
     MODALITIES,
     MODALITY_NAMES,
     MOST,
+    PRIOR,
     VERSION,
     BitstreamError,
     Header,
@@ -33,6 +33,7 @@ MAGIC = b"\x89SGT\r\n\x1a\n"
 STREAMED = 1  # a critical flag: the extent stands behind the chunks
 DENOMINATORS = 0x8001  # an extra field: 4 bytes a codebook, what its stride is divided by
 QUALITY = 0x8002  # an extra field: 4 bytes, sixteenths
+FINGERPRINT = 0x8003  # an extra field: 4 bytes, of the prior
 
 _FIELDS = (
     ("magic", "8s"), ("major", "B"), ("minor", "B"), ("critical flags", "B"), ("optional flags", "B"),
@@ -59,6 +60,8 @@ def pack_head(plan: Plan) -> bytes:
     below = b"".join(CRC.pack(stride.denominator) for stride in strides)
     fields = [(DENOMINATORS, below)] * any(stride.denominator > 1 for stride in strides)
     fields += [(QUALITY, CRC.pack(sixteenths(header.rate)))] * (header.rate.quality is not None)
+    if header.prior is not None:
+        fields.append((FINGERPRINT, CRC.pack(header.prior)))
     extras = b"".join(_EXTRA.pack(kind, len(value)) + value for kind, value in (*fields, *header.extras))
     extent, chunks = ((0, *header.extent[1:]), 0) if header.streamed else (header.extent, plan.chunks)
     head = _HEADER.pack(
@@ -118,7 +121,7 @@ def _ranges(modality: Modality, streamed: bool, limits: Limits) -> dict[str, tup
     across = (1, MOST) if image else (0, 0)
     extent = (1, limits.side) if image else (0, limits.samples)
     return {
-        "coding": (FIXED_WIDTH, ADAPTIVE),
+        "coding": (FIXED_WIDTH, PRIOR),
         "codebooks": (1, limits.codebooks),
         "extent": (0, 0) if streamed else extent,
         "extent across": (1, limits.side) if image else (0, 0),
@@ -141,6 +144,7 @@ def _header(head: bytes, values: dict, modality: Modality, limits: Limits) -> He
     books, offset = read_books(inside, values, limits)
     strides, offset = _read_denominators(inside, offset, [stride for _, stride in books])
     quality, offset = _read_quality(inside, offset)
+    prior, offset = _read_fingerprint(inside, offset) if coding == PRIOR else (None, offset)
     axes = AXES[modality]
     extent, hop, window = ((values[name], values[f"{name} across"])[:axes] for name in ("extent", "hop", "window"))
     return Header(
@@ -158,6 +162,7 @@ def _header(head: bytes, values: dict, modality: Modality, limits: Limits) -> He
         profile="container",
         chunk_positions=values["chunk positions"],
         streamed=bool(values["critical flags"]),
+        prior=prior,
     )
 
 
@@ -200,6 +205,15 @@ def _read_quality(head: bytes, offset: int) -> tuple[float | None, int]:
     number = CRC.unpack(take(head, offset + _EXTRA.size, size, "quality"))[0]
     within(offset + _EXTRA.size, "quality in sixteenths", number, QUALITY_UNIT, MOST)
     return quality_of(number), offset + _EXTRA.size + size
+
+
+def _read_fingerprint(head: bytes, offset: int) -> tuple[int, int]:
+    """The fingerprint of the prior, and the offset of the other extra fields."""
+    kind, size = _EXTRA.unpack(take(head, offset, _EXTRA.size, "fingerprint of the prior"))
+    same(offset, "the extra field of coding 4", kind, FINGERPRINT)
+    same(offset + 2, "bytes of the fingerprint", size, CRC.size)
+    start = offset + _EXTRA.size
+    return CRC.unpack(take(head, start, size, "fingerprint of the prior"))[0], start + size
 
 
 def _read_denominators(head: bytes, offset: int, strides: list[int]) -> tuple[tuple[int | Fraction, ...], int]:

@@ -73,7 +73,7 @@ class Writer:
     Args:
         file: A pipe, socket or file, open for bytes; it stays open.
         header: Of the codes; its extent is told at the end, of a picture but the width.
-        coder: The model's own, if the coding is 2.
+        coder: The model's own, if the coding is 2; the prior, if it is 4.
 
     Raises:
         ValueError: If a container cannot have such a header.
@@ -165,7 +165,7 @@ class Reader:
         spec: The model's promises, compared with the file's.
         stream_id: The model's identity, 16 bytes; a file of another model is refused.
         limits: The most that the file may declare.
-        coder: The model's own; files of coding 2 need it.
+        coder: The model's own, which files of coding 2 need; the prior of files of coding 4.
 
     Raises:
         BitstreamError: If the file is no container, its header is damaged or over a limit, or another model wrote it;

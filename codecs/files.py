@@ -13,7 +13,8 @@ from torch import Tensor
 from .bitstream import Header, Limits, Stream, check_model, read, read_header, salvage, salvage_header, write
 from .codec import Codec
 from .container_stream import Reader, Writer, header_of, read_part
-from .header import ADAPTIVE, FIXED_WIDTH, OWN_TABLES
+from .entropy.coder import Prior
+from .header import ADAPTIVE, FIXED_WIDTH, OWN_TABLES, PRIOR
 from .pretrained import stream_id as identity
 from .spec import CodecSpec, Extent, Rate
 from .streaming import (
@@ -39,6 +40,7 @@ def compress(
     *,
     sample_rate: int | None = None,
     coding: Coding = "fixed",
+    prior: Prior | None = None,
     verify: bool = True,
 ) -> bytes:
     """The file of one signal.
@@ -49,26 +51,34 @@ def compress(
         rate: The operating point; None for all that the codec has.
         sample_rate: Hz of the signal, compared with the codec's.
         coding: As for `tokens_to_bytes`.
+        prior: A language model of the codec's tokens at this rate (`sigtok.codecs.language.prior`): the smallest files,
+            which nobody reads without it.
         verify: As for `tokens_to_bytes`.
 
     Raises:
-        ValueError: If the signal is not one that the codec takes, or not one signal.
+        ValueError: If the signal is not one that the codec takes, or not one signal; or the prior is of other tokens.
     """
     if len(signal) != 1:
         raise ValueError(
             f"a file holds one signal, [1, C, *extent], got {list(signal.shape)}; compress them one by one"
         )
     tokens = codec.encode(signal, rate, sample_rate=sample_rate)
-    return tokens_to_bytes(tokens, _identity(codec), own_coder(codec, coding), coding, verify)
+    return tokens_to_bytes(tokens, _identity(codec), prior or own_coder(codec, coding), coding, verify)
 
 
-def decompress(codec: Codec, data: bytes, limits: Limits = Limits()) -> Tensor:  # noqa: B008
-    """The signal ``[1, C, *extent]`` of a file.
+def decompress(
+    codec: Codec,
+    data: bytes,
+    limits: Limits = Limits(),  # noqa: B008
+    *,
+    prior: Prior | None = None,
+) -> Tensor:
+    """The signal ``[1, C, *extent]`` of a file; ``prior`` is the one that it was written with, if it was.
 
     Raises:
-        BitstreamError: If the file is damaged, over a limit, or of another model.
+        BitstreamError: If the file is damaged, over a limit, or of another model or prior.
     """
-    coder = _coder_for(codec, read_header(data, limits))
+    coder = coder_for(codec, read_header(data, limits), prior)
     signal = codec.decode(tokens_from_bytes(data, codec.spec, _identity(codec), limits, coder))
     assert isinstance(signal, Tensor)
     return signal
@@ -82,21 +92,23 @@ def tokens_to_bytes(
     Args:
         tokens: A batch of 1, without absent codes but where another granularity speaks.
         stream_id: The 16 bytes of `pretrained.stream_id`: the model that can decode them.
-        coder: The `EntropyCoder` of the model, if it has one: its tables make the file, and read it.
+        coder: The `EntropyCoder` of the model, if it has one: its tables make the file, and read it. Or a `Prior` of
+            these tokens, which does.
         coding: "fixed": by the coder if there is one, otherwise every code at its width, or of several granularities
             what they have. "adaptive": by contexts that are learned on the way, which need no model; smaller than fixed
             width, and slower.
         verify: Read the file back and compare, before it is returned.
 
     Raises:
-        ValueError: If there is more than one item, or a code is absent or outside its codebook.
+        ValueError: If there is more than one item, a code is absent or outside its codebook, or a prior is of other
+            tokens or goes with another coding than fixed.
         BitstreamError: If the extent, or what the codes unpack to, is over the default limits.
     """
     if len(tokens) != 1:
         raise ValueError(f"a file holds the tokens of one signal, got {len(tokens)}; iterate over the batch")
     if len(stream_id) != 16:
         raise ValueError(f"a stream id has 16 bytes, got {len(stream_id)}")
-    header = Header.of(tokens.spec, tokens.rate, tokens.extents[0], stream_id, _number(tokens.spec, coder, coding))
+    header = _header(tokens.spec, tokens.rate, tokens.extents[0], stream_id, coder, coding)
     codes = tuple(stream[0].cpu().numpy() for stream in tokens.streams)
     data = write(Stream(header, codes), coder)
     if verify:
@@ -113,10 +125,10 @@ def tokens_from_bytes(
     limits: Limits = Limits(),  # noqa: B008
     coder: Any = None,
 ) -> Tokens:
-    """The tokens of a file, a batch of 1; ``coder`` is the model's `EntropyCoder`, if it has one.
+    """The tokens of a file, a batch of 1; ``coder`` is the model's `EntropyCoder` or a `Prior`, as the file needs it.
 
     Raises:
-        BitstreamError: If the file is damaged, over a limit, or of another model (both ids are named).
+        BitstreamError: If the file is damaged, over a limit, or of another model or prior (both are named).
     """
     stream = read(data, spec, stream_id, limits, coder)
     return _tokens(stream.codes, stream.header.extent, stream.header.rate, spec)
@@ -125,6 +137,11 @@ def tokens_from_bytes(
 def own_coder(codec: Codec, coding: Coding = "fixed") -> Any:
     """The `EntropyCoder` of a model, or None if it has none or another coding is asked for; making it takes a while."""
     return None if codec.entropy is None or coding != "fixed" else codec.entropy.coder()
+
+
+def coder_for(codec: Codec, header: Header, prior: Prior | None = None) -> Any:
+    """What reads the codes of a file of a model: its own coder, the prior, or None where neither is needed."""
+    return own_coder(codec) if header.coding == OWN_TABLES else prior if header.coding == PRIOR else None
 
 
 # -- streams -----------------------------------------------------------------------------------------------
@@ -137,6 +154,7 @@ def compress_chunks(
     rate: Rate | None = None,
     *,
     coding: Coding = "fixed",
+    prior: Prior | None = None,
     windows: int | None = None,
 ) -> None:
     """Write a streamed file of a signal that comes in chunks, each part of it as soon as it is whole.
@@ -147,14 +165,15 @@ def compress_chunks(
         file: Anything with ``write``.
         rate: The operating point; None for all that the codec has.
         coding: As for `tokens_to_bytes`.
+        prior: As for `compress`.
         windows: As for `streaming.start_encoding`.
 
     Raises:
         ValueError: If the codec is not causal, or does not take a chunk.
     """
-    state, coder, samples = start_encoding(codec, rate, windows=windows), own_coder(codec, coding), 0
-    number = _number(codec.spec, coder, coding)
-    writer = Writer(file, Header.of(codec.spec, state.setting.rate, (0,), _identity(codec), number), coder)
+    state, coder, samples = start_encoding(codec, rate, windows=windows), prior or own_coder(codec, coding), 0
+    header = _header(codec.spec, state.setting.rate, (0,), _identity(codec), coder, coding)
+    writer = Writer(file, header, coder)
     for chunk in chunks:
         samples += chunk.shape[-1]
         tokens, state = encode_chunk(codec, chunk, state)
@@ -163,19 +182,26 @@ def compress_chunks(
     writer.close(samples)
 
 
-def decompress_chunks(codec: Codec, file: Any, limits: Limits = Limits()) -> Iterator[Tensor]:  # noqa: B008
+def decompress_chunks(
+    codec: Codec,
+    file: Any,
+    limits: Limits = Limits(),  # noqa: B008
+    *,
+    prior: Prior | None = None,
+) -> Iterator[Tensor]:
     """The signal of a container in chunks ``[1, C, T]``, each as soon as its bytes are there.
 
     Args:
         codec: The causal codec that wrote it.
         file: Anything with ``read``.
         limits: The most that the file may declare.
+        prior: The one that it was written with, if it was.
 
     Raises:
         ValueError: If the codec is not causal.
         BitstreamError: If the file is damaged, over a limit, or of another model; what came before is right.
     """
-    coder = own_coder(codec)
+    coder = prior or own_coder(codec)
     reader = Reader(file, codec.spec, _identity(codec), limits, coder)
     rate = reader.header.rate
     state, step = start_decoding(codec, rate), codec.spec.step(rate)[0]
@@ -208,6 +234,7 @@ def decompress_part(
     *,
     margin: float = MARGIN,
     limits: Limits = Limits(),  # noqa: B008
+    prior: Prior | None = None,
 ) -> Tensor:
     """The samples ``[1, C, T]`` of a file from one second to another; only the chunks that they need are read.
 
@@ -225,6 +252,7 @@ def decompress_part(
         stop: Seconds, at most the signal's.
         margin: Seconds that are decoded around the part and thrown away.
         limits: The most that the file may declare.
+        prior: The one that it was written with, if it was.
 
     Raises:
         ValueError: If it is a picture's, or ends before the part.
@@ -246,7 +274,7 @@ def decompress_part(
     origin, end = start_window * step, min(samples, (-(-last // step) + behind) * step)
     extent, place = (end - origin,), start_window * queries
     counts = spec.token_counts(extent, header.rate)
-    coder, stop_place = _coder_for(codec, header), place + spec.positions(extent, header.rate)
+    coder, stop_place = coder_for(codec, header, prior), place + spec.positions(extent, header.rate)
     _, piece = read_part(file, place, stop_place, spec, _identity(codec), limits, coder)
     offsets = (int((place - piece.start) // stride) for stride in spec.strides)
     codes = tuple(
@@ -264,6 +292,8 @@ def decompress_rest(
     codec: Codec,
     data: bytes,
     limits: Limits = Limits(),  # noqa: B008
+    *,
+    prior: Prior | None = None,
 ) -> tuple[Tensor, list[tuple[int, int]]]:
     """The signal ``[1, C, *extent]`` of a damaged container, and which samples, frames or rows of it are missing.
 
@@ -274,7 +304,7 @@ def decompress_rest(
     """
     spec, header = codec.spec, salvage_header(data, limits)
     check_model(header, spec, _identity(codec))
-    stream = salvage(data, limits, _coder_for(codec, header))
+    stream = salvage(data, limits, coder_for(codec, header, prior))
     extent, rate = stream.header.extent, stream.header.rate
     signal = codec.decode(_tokens(stream.codes, extent, rate, spec))
     assert isinstance(signal, Tensor)
@@ -294,8 +324,18 @@ def _missing(stream: Stream, spec: CodecSpec) -> list[tuple[int, int]]:
     return list(zip(ends[::2], ends[1::2], strict=True))
 
 
+def _header(spec: CodecSpec, rate: Rate | None, extent: Extent, stream_id: bytes, coder: Any, coding: Coding) -> Header:
+    """The header of a file, with its coding."""
+    if not isinstance(coder, Prior):
+        return Header.of(spec, rate, extent, stream_id, _number(spec, coder, coding))
+    if coding != "fixed":
+        raise ValueError(f"a prior is a coding by itself, got {coding!r} too; leave one of them out")
+    coder.check(spec, spec.resolve(rate), stream_id)
+    return Header.of(spec, rate, extent, stream_id, PRIOR, coder.fingerprint)
+
+
 def _number(spec: CodecSpec, coder: Any, coding: Coding) -> int:
-    """The coding of a file."""
+    """The coding of a file without a prior."""
     if coding not in ("fixed", "adaptive"):
         raise ValueError(f"a coding is fixed or adaptive, got {coding!r}")
     if coding == "adaptive" and spec.granular:
@@ -306,10 +346,6 @@ def _number(spec: CodecSpec, coder: Any, coding: Coding) -> int:
 def _tokens(codes: tuple[np.ndarray, ...], extent: Extent, rate: Rate, spec: CodecSpec) -> Tokens:
     streams = tuple(torch.from_numpy(book)[None] for book in codes)
     return Tokens(streams, (extent,), rate, spec)
-
-
-def _coder_for(codec: Codec, header: Header) -> Any:
-    return own_coder(codec) if header.coding == OWN_TABLES else None
 
 
 def _identity(codec: Codec) -> bytes:

@@ -16,8 +16,9 @@ from sigtok.codecs.entropy.granules import ABSENT, Windows
 from .spec import AXES, QUALITY_UNIT, CodecSpec, Extent, Modality, Rate
 
 VERSION = 1  # of the format
-FIXED_WIDTH, GRANULAR, OWN_TABLES, ADAPTIVE = 0, 1, 2, 3  # codings
-ENTROPY_CODED = (OWN_TABLES, ADAPTIVE)
+FIXED_WIDTH, GRANULAR, OWN_TABLES, ADAPTIVE, PRIOR = range(5)  # codings
+ENTROPY_CODED = (OWN_TABLES, ADAPTIVE, PRIOR)
+WITH_CODER = (OWN_TABLES, PRIOR)  # written and read with a coder that the file does not bring
 MODALITIES = {name: number for number, name in enumerate(AXES, 1)}  # audio 1, image 2, features 3
 MODALITY_NAMES = {number: name for name, number in MODALITIES.items()}
 MOST = 2**32 - 1
@@ -43,7 +44,8 @@ class Limits:
         tokens: Codes in all.
         header_bytes: Size of a container's header.
         chunk_bytes: Payload of one chunk.
-        codes_per_byte: Codes of several granularities, absent ones too, and of adaptive contexts, per byte of the file.
+        codes_per_byte: Codes of several granularities, absent ones too, of adaptive contexts, and of priors, per byte
+            of the file.
         own_codes_per_byte: Codes of the model's own tables, per byte of the file and of each chunk. One costs 0.0056
             bits or more, or nothing where it is certain; 8 codebooks, or 160 of which 146 are certain, stay below.
     """
@@ -72,7 +74,7 @@ class Header:
         extent: ``(samples,)``, ``(height, width)`` or ``(frames,)`` of the signal without padding.
         rate: The operating point, resolved; without shares, which the codes have.
         stream_id: 16 bytes; its first 4 when a packet was read without the model's.
-        coding: How the payload is made: `FIXED_WIDTH`, `GRANULAR`, `OWN_TABLES` or `ADAPTIVE`.
+        coding: How the payload is made: `FIXED_WIDTH`, `GRANULAR`, `OWN_TABLES`, `ADAPTIVE` or `PRIOR`.
         channels: Signal channels; like the next four, None for a packet read without its model's spec.
         sample_rate: Hz or frames per second, None for images.
         hop: Samples, pixels or frames per position, along each axis.
@@ -82,6 +84,7 @@ class Header:
         profile: "packet" or "container"; None lets `bitstream.write` choose.
         chunk_positions: Positions per chunk of a container; None lets `bitstream.write` choose.
         streamed: Whether a container says its extent, along the first axis, behind its last chunk.
+        prior: The fingerprint of the prior that codes it, of the coding `PRIOR` only.
     """
 
     modality: Modality
@@ -98,15 +101,22 @@ class Header:
     profile: Literal["packet", "container"] | None = None
     chunk_positions: int | None = None
     streamed: bool = False
+    prior: int | None = None
 
     @classmethod
     def of(
-        cls, spec: CodecSpec, rate: Rate | None, extent: Extent, stream_id: bytes, coding: int = FIXED_WIDTH
+        cls,
+        spec: CodecSpec,
+        rate: Rate | None,
+        extent: Extent,
+        stream_id: bytes,
+        coding: int = FIXED_WIDTH,
+        prior: int | None = None,
     ) -> Header:
         """The header of a signal's codes at one rate of one model; of several granularities, the coding is theirs."""
         rate = replace(spec.resolve(rate), shares=None)
         coding = GRANULAR if spec.granular else coding
-        header = cls(modality=spec.modality, extent=extent, rate=rate, stream_id=stream_id, coding=coding)
+        header = cls(modality=spec.modality, extent=extent, rate=rate, stream_id=stream_id, coding=coding, prior=prior)
         return header.with_spec(spec)
 
     def with_spec(self, spec: CodecSpec) -> Header:

@@ -1,4 +1,4 @@
-"""The packet profile of `.sgt`: at most 24 bytes beside the payload; `bitstream` has the format. No torch."""
+"""The packet profile of `.sgt`: at most 28 bytes beside the payload; `bitstream` has the format. No torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sigtok.codecs.entropy.granules import ABSENT
 from sigtok.codecs.entropy.packing import packed_bits
 
 from .header import (
-    ADAPTIVE,
     FIXED_WIDTH,
     GRANULAR,
     MODALITIES,
     MODALITY_NAMES,
     MOST,
+    PRIOR,
     VERSION,
     BitstreamError,
     Header,
@@ -34,7 +34,8 @@ from .spec import AXES, CodecSpec, Rate
 
 MAGIC = b"\x89s"
 PAYLOAD, OVERHEAD = 2**14, 20  # bytes: a packet has less than the first and at most the second
-CODED_OVERHEAD = 24  # of the codings 2 and 3, which have more codebooks and a quality
+CODED_OVERHEAD = 24  # of the codings from 2 on, which have more codebooks and a quality
+FINGERPRINT = 4  # bytes more of coding 4
 _VARINT = 7  # bytes at most: 49 bits
 
 
@@ -42,7 +43,8 @@ def fits(stream: Stream) -> bool:
     """Whether a packet can hold the stream; of an entropy-coded one, whether it can hold all but the payload."""
     header = stream.header
     if header.coded:
-        return _describes(header) and len(_head(header)) + 4 <= CODED_OVERHEAD
+        most = CODED_OVERHEAD + FINGERPRINT * (header.coding == PRIOR)
+        return _describes(header) and len(_head(header)) + 4 <= most
     counts = [int((codes != ABSENT).sum()) for codes in stream.codes]
     payload = packed_bits(counts, header.spec.codebook_sizes) // 8
     return _describes(header) and payload < PAYLOAD and len(_head(header)) + 4 <= OVERHEAD
@@ -61,7 +63,7 @@ def write_packet(stream: Stream, coder: EntropyCoder | None = None) -> bytes:
     """
     header = stream.header
     if not _describes(header):
-        raise ValueError("a packet has no extra fields, and a quality in codings 2 and 3; write a container")
+        raise ValueError("a packet has no extra fields, and a quality from coding 2 on; write a container")
     head = _head(header)
     payload = pack_codes(stream.codes, whole(header), header, coder_of(header, coder))
     return head + payload + _crc(head, stream.codes, payload, header).to_bytes(4, "little")
@@ -108,7 +110,7 @@ def read_packet_header(data: bytes, limits: Limits) -> tuple[Header, int]:
     kind = take(data, 2, 1, "kind")[0]
     coding = kind >> 2 & 7
     same(2, "version", kind >> 5, VERSION)
-    within(2, "coding (all others are reserved)", coding, FIXED_WIDTH, ADAPTIVE)
+    within(2, "coding (all others are reserved)", coding, FIXED_WIDTH, PRIOR)
     within(2, "modality", kind & 3, 1, len(MODALITIES))
     modality = MODALITY_NAMES[kind & 3]
     axes = AXES[modality]
@@ -125,6 +127,10 @@ def read_packet_header(data: bytes, limits: Limits) -> tuple[Header, int]:
         within(7, "height x width", numbers[0] * numbers[1], 1, limits.pixels)
     extent, (codebooks, queries), window = numbers[:axes], numbers[axes : axes + 2], numbers[axes + 2 : 2 * axes + 2]
     quality = quality_of(sum(numbers[2 * axes + 2 :]))
+    prior = None
+    if coding == PRIOR:
+        prior = int.from_bytes(take(data, offset, FINGERPRINT, "fingerprint of the prior"), "little")
+        offset += FINGERPRINT
     header = Header(
         modality=modality,
         extent=tuple(extent),
@@ -132,6 +138,7 @@ def read_packet_header(data: bytes, limits: Limits) -> tuple[Header, int]:
         stream_id=take(data, 3, 4, "stream id"),
         coding=coding,
         profile="packet",
+        prior=prior,
     )
     return header, offset
 
@@ -143,7 +150,8 @@ def _head(header: Header) -> bytes:
     numbers = (*header.extent, rate.codebooks, rate.queries, *rate.window)
     if header.coded:
         numbers = (*numbers, sixteenths(rate))
-    return MAGIC + bytes([kind]) + header.stream_id[:4] + b"".join(map(_varint, numbers))
+    fingerprint = b"" if header.prior is None else header.prior.to_bytes(FINGERPRINT, "little")
+    return MAGIC + bytes([kind]) + header.stream_id[:4] + b"".join(map(_varint, numbers)) + fingerprint
 
 
 def _varint(value: int) -> bytes:

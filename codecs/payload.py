@@ -9,11 +9,11 @@ from zlib import crc32
 import numpy as np
 
 from sigtok.codecs.entropy.adaptive import AdaptiveCoder
-from sigtok.codecs.entropy.coder import EntropyCoder
+from sigtok.codecs.entropy.coder import EntropyCoder, Prior
 from sigtok.codecs.entropy.granules import ABSENT, Windows, pack_granules, unpack_granules
 from sigtok.codecs.entropy.packing import pack, packed_bytes, unpack
 
-from .header import ADAPTIVE, BitstreamError, Header, Source, windows_of, within
+from .header import ADAPTIVE, PRIOR, BitstreamError, Header, Source, windows_of, within
 from .spec import CodecSpec, Extent
 
 
@@ -59,7 +59,7 @@ def least_bytes(part: Part, header: Header) -> int:
 
 
 def coder_of(header: Header, coder: EntropyCoder | None) -> EntropyCoder | None:
-    """The coder of a file: the model's own, or the adaptive one, which needs no model; None if there is none.
+    """The coder of a file: the one that is given, or the adaptive one, which needs no model; None if there is none.
 
     Raises:
         ValueError: If the adaptive coder has no contexts for such codebooks.
@@ -74,12 +74,14 @@ def pack_codes(codes: tuple[np.ndarray, ...], part: Part, header: Header, coder:
     """The payload of checked codes.
 
     Raises:
-        ValueError: If the coding is the model's own and there is no coder.
+        ValueError: If the coding needs a coder and there is none, or another than the header says.
     """
     assert header.codebook_sizes is not None
+    if header.coding == PRIOR and (not isinstance(coder, Prior) or coder.fingerprint != header.prior):
+        raise ValueError("codes of coding 4 are written with the prior of their header, got another or none")
     if header.coded:
         if coder is None:
-            raise ValueError("codes of the model's own coding are written with its coder, got none; pass coder=")
+            raise ValueError(f"codes of coding {header.coding} are written with their coder, got none; pass coder=")
         if not any(part.counts):
             return b""
         return coder.encode(codes, part.grid, header.rate.quality)
@@ -94,7 +96,7 @@ def unpack_codes(
     """Codes of the payload between two offsets, each inside its codebook.
 
     Raises:
-        BitstreamError: If there are no such codes, or the coding is the model's own and there is no coder.
+        BitstreamError: If there are no such codes, or the coding needs a coder and there is none.
     """
     assert header.codebook_sizes is not None
     payload, sizes = data[start:end], header.codebook_sizes
@@ -117,7 +119,7 @@ def _unpack(payload: bytes, part: Part, header: Header, coder: EntropyCoder | No
     assert header.codebook_sizes is not None
     if header.coded:
         if coder is None:
-            raise ValueError(f"codes of its own tables are read with the coder of model {header.stream_id.hex()}")
+            raise ValueError(f"codes of coding {header.coding} are read with their coder, got none; pass coder=")
         if not any(part.counts):
             return unpack(payload, part.counts, header.codebook_sizes)
         return coder.decode(payload, part.grid, header.rate.quality)

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from sigtok.codecs.entropy.packing import packed_bits
 
-from .header import OWN_TABLES, Header, windows_of
+from .header import WITH_CODER, Header, windows_of
 from .payload import Part, least_bytes, on_grid
 from .spec import Extent
 
@@ -124,7 +124,7 @@ def plan_of(header: Header, known: bool = True) -> Plan:
 
 def _choose_chunk(header: Header) -> int:
     spec = header.spec
-    whole = spec.granular or header.streamed or header.coding == OWN_TABLES  # a model's coder may know windows
+    whole = spec.granular or header.streamed or header.coding in WITH_CODER  # which may know windows
     windows = spec.queries if whole else 1
     step = math.lcm(windows, *(Fraction(stride).numerator for stride in spec.strides))
     size, image = POSITIONS, spec.sample_rate is None

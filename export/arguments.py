@@ -106,6 +106,11 @@ def add_quality(command: argparse._ActionsContainer, kind: Callable[[str], Any])
         command.add_argument("--quality", type=kind, metavar="Q", help=f"a rung {text}")
 
 
+def add_prior(command: argparse.ArgumentParser, text: str) -> None:
+    """``--prior``."""
+    command.add_argument("--prior", metavar="LM", help=f"a folder of sigtok-train release-lm: {text}")
+
+
 def add_target(command: argparse._ActionsContainer) -> None:
     """What the size of each file is chosen by."""
     for option, letter, text in (

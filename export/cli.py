@@ -22,6 +22,7 @@ from .arguments import (
     add_output,
     add_page,
     add_pages,
+    add_prior,
     add_protocol,
     add_quality,
     add_rate,
@@ -99,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
         "fixed: as fast as can be, or the model's own tables (default); adaptive: smaller than fixed width, and slower"
     )
     encode.add_argument("--coding", choices=("fixed", "adaptive"), default="fixed", help=text)
+    add_prior(encode, "a language model of the model's tokens; the smallest files, read only with it")
     text = "do not read every file back before it is written: faster where entropy coding counts"
     encode.add_argument("--no-verify", dest="verify", action="store_false", help=text)
     add_rate(encode, count)
@@ -113,12 +115,14 @@ def parser() -> argparse.ArgumentParser:
     add_output(decode, "OUT.wav|.png|.npy")
     for option, name, text in (("--from", "start", "the start"), ("--to", "stop", "the end")):
         decode.add_argument(option, dest=name, type=second, metavar="S", help=f"seconds of a sound; default: {text}")
+    add_prior(decode, "the prior of files that were written with one")
     decode.add_argument("--salvage", action="store_true", help="of a damaged file, what is left of it")
 
     text = "whether .sgt files are whole: one line each, exit code 65 if not, 2 if a packet's model is not known"
     verify = commands.add_parser("verify", help=text)
     verify.add_argument("inputs", nargs="+", metavar="FILE.sgt", help="files, folders, or - for standard input")
     add_model(verify, required=False)
+    add_prior(verify, "the prior of files that were written with one")
 
     tokens = commands.add_parser(
         "tokens", help="the codes of a sound, picture, features or .sgt file, on standard output"
@@ -128,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     add_rate(tokens, count)
     add_quality(tokens, amount)
     add_downmix(tokens)
+    add_prior(tokens, "the prior of a file that was written with one")
     tokens.add_argument("--npy", action="store_true", help="a .npy file, int64 [codebooks, positions]; else JSON")
 
     info = commands.add_parser("info", help="what a model or .sgt file says about itself")
@@ -150,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
         "--beside", action="append", metavar="MODEL", help="another model of the same signals in a sweep; repeatable"
     )
     add_windows(evaluate)
+    add_prior(evaluate, "measure files that are written with it")
     add_downmix(evaluate)
     add_protocol(evaluate)
 

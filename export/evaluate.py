@@ -102,7 +102,7 @@ class Evaluation:
         rate: The operating point; None for all that the codec has.
         reader: Of the files; None for one that mixes nothing down and warns of what it resamples.
         metrics: By name; None for those of `METRICS`.
-        coder: The model's own entropy coder; made if there is one to make.
+        coder: The model's own entropy coder, made if there is one to make; or a prior.
         seen: Gets every row with the signals that it is about.
 
     ``rows`` has one dict per file: ``file``, ``seconds`` or ``pixels``, ``bytes``, ``tokens``,

@@ -10,7 +10,7 @@ from typing import Any
 
 from sigtok.codecs.bitstream import Header, read
 from sigtok.codecs.files import own_coder
-from sigtok.codecs.header import OWN_TABLES
+from sigtok.codecs.header import OWN_TABLES, PRIOR
 from sigtok.codecs.pretrained import bundled
 from sigtok.codecs.spec import CodecSpec, Extent, Rate
 from sigtok.codecs.streaming import delay, start_decoding, start_encoding, state_bytes, streams
@@ -50,12 +50,13 @@ def _of_file(path: str, model: str | None) -> dict[str, Any]:
 
 
 def _record(path: str, data: bytes, header: Header, model: str | None) -> dict[str, Any]:
-    """What a file says, and whether its codes are whole; a packet needs its model for that."""
+    """What a file says, and whether its codes are whole; a packet needs its model for that, a prior is not asked."""
     name = model or writer_of(header)
     about = record_of(name) if name else None
     spec = CodecSpec.from_dict(about["spec"]) if about else None
     own = header.coding == OWN_TABLES
-    whole = spec is not None or (header.profile == "container" and not own)
+    alone = header.profile == "container" and not own
+    whole = header.coding != PRIOR and (spec is not None or alone)
     record = {"file": path, "bytes": len(data), "model": name, **plain(header), "checked": whole}
     if whole:
         coder = own_coder(open_model(name)) if own and name else None

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sigtok.codecs.entropy.coder import Prior
 from sigtok.codecs.spec import CodecSpec, Rate
 
 from .evaluate import RESAMPLINGS, SEED, Evaluation, Row
@@ -151,6 +152,16 @@ class Earlier:
                 USAGE, f"{self.path}: weights of --perceptual are {self._judge or 'none'}, got {judge or 'none'}"
             )
         self._check_metrics(tools_of(args.perceptual, args.whisper))
+
+    def check_prior(self, prior: Prior | None) -> None:
+        """Raise Failure if files were written with a prior, and this is another, or the other way round."""
+        found = None if prior is None else f"{prior.fingerprint:08x}"
+        before = self.protocol.get("prior")
+        if found != before:
+            raise Failure(
+                USAGE,
+                f"{self.path}: the fingerprint of --prior is {before or 'none'}, got {found or 'none'}; name that one",
+            )
 
     def _check_metrics(self, tools: Tools) -> None:
         """Raise Failure if a metric that was computed does not run here, or has other weights."""

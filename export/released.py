@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,15 +14,18 @@ from sigtok.codecs.bitstream import BitstreamError, Header, Limits, read_header,
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.container_stream import header_of
 from sigtok.codecs.control import at_quality
-from sigtok.codecs.pretrained import bundled, describe, load
+from sigtok.codecs.pretrained import bundled, describe, load, stream_id
 from sigtok.codecs.spec import CodecSpec, Rate
 
 from .exits import DATA, UNTRUSTED, USAGE, Failure, located
 from .tables import shown
 
+if TYPE_CHECKING:
+    from sigtok.codecs.language.prior import TokenPrior
+
 MAGIC = (b"\x89s", b"\x89S")  # packets, containers
 CHECKPOINTS = frozenset({".ckpt", ".pt", ".pth", ".pkl", ".bin"})
-CODINGS = ("fixed width", "granular", "own tables", "adaptive")  # by their number
+CODINGS = ("fixed width", "granular", "own tables", "adaptive", "prior")  # by their number
 FILE_BYTES = Limits().tokens * 4  # no file within the limits is larger
 
 
@@ -190,6 +193,38 @@ def bundled_of(identity: str) -> str | None:
     return None
 
 
+def open_prior(folder: str | None) -> TokenPrior | None:
+    """The prior of a folder; None for none.
+
+    Raises:
+        Failure: If it is no folder of a language model, or damaged.
+    """
+    if folder is None:
+        return None
+    from sigtok.codecs.language.prior import load_prior
+
+    if not Path(folder).is_dir():
+        raise Failure(USAGE, f"{folder}: a prior is a folder, got none; make it: sigtok-train release-lm")
+    with _named(folder):
+        return load_prior(folder)
+
+
+def at_rate_of(prior: TokenPrior | None, codec: Codec, rate: Rate, asked: bool) -> Rate:
+    """The rate of a command: that of its prior, if it has one and asks for none.
+
+    Raises:
+        Failure: If the prior is of another model or rate.
+    """
+    if prior is None:
+        return rate
+    rate = rate if asked else prior.language.meaning.rate
+    try:
+        prior.check(codec.spec, rate, codec.stream_id or stream_id(codec))
+    except ValueError as error:
+        raise Failure(USAGE, f"--prior: {error}") from error
+    return rate
+
+
 class Models:
     """Codecs for files, each loaded once.
 
@@ -237,6 +272,7 @@ def plain(header: Header) -> dict[str, Any]:
         "queries": header.rate.queries,
         "window": list(header.rate.window or ()),
         "coding": CODINGS[header.coding],
+        **({} if header.prior is None else {"prior": f"{header.prior:08x}"}),
         **({"quality": header.rate.quality} if header.rate.quality else {}),
         **({"streamed": True} if header.streamed else {}),
     }

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from sigtok.codecs.codec import Codec
+from sigtok.codecs.entropy.coder import Prior
 from sigtok.codecs.metrics.perceptual import load_lpips, read_tensors
 from sigtok.codecs.pretrained import stream_id
 from sigtok.codecs.spec import CodecSpec
@@ -29,7 +30,7 @@ from .peers import NAMES, peers_of
 from .picture import Curve, Panel, Point, svg
 from .protocol import Earlier, Files, protocol_of
 from .protocol import told as told_again
-from .released import check_alone, described, open_model, resolve, resolve_quality, spec_of
+from .released import at_rate_of, check_alone, described, open_model, open_prior, resolve, resolve_quality, spec_of
 from .sweep import Sweep, swept_metrics, told
 from .tables import markdown, number, shown
 from .transcode import each
@@ -68,7 +69,9 @@ def evaluate(args: Namespace) -> int:
     check_outputs(args, inputs)
     check_judge(args.perceptual)
     others = models_beside(spec, args.beside or ())
-    codec = open_model(args.model, args.device)
+    codec, prior = open_model(args.model, args.device), open_prior(args.prior)
+    if earlier:
+        earlier.check_prior(prior)
     reader, files = Reader(spec, args.downmix, say, args.size), Files()  # one for all rates: it tells once
     metrics = metrics_of(spec.modality, tools, names)
     if args.sweep:
@@ -79,8 +82,9 @@ def evaluate(args: Namespace) -> int:
             _tell_sweep(args, sweep, files, len(inputs.items))
         return code
     pairs = product(rates, args.qualities or [None])
-    rates = list(dict.fromkeys(resolve_quality(codec, *pair) for pair in pairs))  # each once
-    evaluations = [Evaluation(codec, rate, reader, metrics) for rate in rates]
+    asked_for = bool(earlier or args.codebooks or args.queries or args.windows or args.qualities)
+    resolved = (at_rate_of(prior, codec, resolve_quality(codec, *pair), asked_for) for pair in pairs)
+    evaluations = [Evaluation(codec, rate, reader, metrics, prior) for rate in dict.fromkeys(resolved)]  # each once
     worst = [worst_of(names, tools, spec.modality, spec.sample_rate) for _ in evaluations]
     for evaluation, kept in zip(evaluations, worst, strict=True):
         evaluation.seen = kept.see if args.html else None
@@ -118,7 +122,7 @@ def earlier_of(args: Namespace) -> Earlier | None:
 
 def check_sweep(args: Namespace) -> None:
     """Raise Failure if a sweep is asked for and something else as well, or a model beside none."""
-    others = ("codebooks", "queries", "windows", "qualities", "picture")
+    others = ("codebooks", "queries", "windows", "qualities", "picture", "prior")
     if given := [name for name in others if args.sweep and getattr(args, name)]:
         raise Failure(USAGE, f"--sweep takes every rung, got --{given[0]} as well; leave one out")
     if args.beside and not args.sweep:
@@ -227,6 +231,8 @@ def _tell(
     if modality == "image":
         record |= protocol(args.size, args.perceptual)
     record["protocol"] = protocol_of(args, evaluations, files, record)
+    if isinstance(evaluations[0].coder, Prior):
+        record["protocol"]["prior"] = f"{evaluations[0].coder.fingerprint:08x}"
     if earlier:
         record["again"] = earlier.verdict(record)
     if args.json != "-":

@@ -15,8 +15,10 @@ from tqdm import tqdm
 
 from sigtok.codecs.bitstream import BitstreamError
 from sigtok.codecs.codec import Codec
+from sigtok.codecs.entropy.coder import Prior
 from sigtok.codecs.features import npy_of
 from sigtok.codecs.files import (
+    coder_for,
     compress,
     decompress,
     decompress_part,
@@ -35,11 +37,13 @@ from .inputs import SUFFIXES, Inputs, Item, Reader, gather, on_disk
 from .outputs import Outputs, check_stdout_is_no_terminal, write_file
 from .released import (
     Models,
+    at_rate_of,
     check_alone,
     described,
     header_at,
     is_sgt,
     open_model,
+    open_prior,
     read_file,
     resolve,
     resolve_quality,
@@ -57,17 +61,21 @@ def encode(args: Namespace) -> int:
     rate = resolve(spec, args.codebooks, args.queries, args.window)
     check_alone("--quality", args.quality, args.codebooks, args.queries)
     wanted = target_of(args, spec)
-    if wanted and args.coding != "fixed":
-        raise Failure(USAGE, f"targets count files of --coding fixed, got {args.coding}; leave one of them out")
+    if wanted and (args.coding != "fixed" or args.prior):
+        given = "--prior" if args.prior else args.coding
+        raise Failure(USAGE, f"targets count files of --coding fixed, got {given}; leave one of them out")
+    if args.prior and args.coding != "fixed":
+        raise Failure(USAGE, f"--prior is a coding by itself, got --coding {args.coding} too; leave one of them out")
     inputs = gather(args.inputs, SUFFIXES[spec.modality])
     outputs = Outputs(args.output, inputs, SGT)
-    codec, reader = open_model(args.model, args.device), Reader(spec, args.downmix, say)
+    codec, reader, prior = open_model(args.model, args.device), Reader(spec, args.downmix, say), open_prior(args.prior)
     rate = resolve_quality(codec, rate, args.quality)
+    rate = at_rate_of(prior, codec, rate, bool(args.codebooks or args.queries or args.window or args.quality))
 
     def work(item: Item, path: str) -> None:
         signal = reader.read(path)[None]
         if wanted is None:
-            data = compress(codec, signal, rate, coding=args.coding, verify=args.verify)
+            data = compress(codec, signal, rate, coding=args.coding, prior=prior, verify=args.verify)
         else:
             chosen, line = wanted.choose(codec, signal, rate)
             identity = codec.stream_id or stream_id(codec)
@@ -85,15 +93,15 @@ def decode(args: Namespace) -> int:
         raise Failure(USAGE, "--salvage decodes all that is left of a file, got --from or --to as well; leave one out")
     inputs = gather(args.inputs, SGT)
     outputs = Outputs(args.output, inputs, [suffix for kind in WRITTEN.values() for suffix in kind])
-    models = Models(args.model, args.device)
+    models, prior = Models(args.model, args.device), open_prior(args.prior)
 
     def work(item: Item, path: str) -> None:
         if args.start is not None or args.stop is not None:
-            codec, signal = _part(models, item, path, args.start or 0.0, args.stop)
+            codec, signal = _part(models, prior, item, path, args.start or 0.0, args.stop)
         else:
             data, header = read_file(path, salvage=args.salvage)
             codec = models.of(item.path, header)
-            signal = _rest(codec, item, data) if args.salvage else decompress(codec, data)[0]
+            signal = _rest(codec, prior, item, data) if args.salvage else decompress(codec, data, prior=prior)[0]
         signal = signal.cpu()
         with outputs.place(item, WRITTEN[codec.spec.modality]) as target:
             write_signal(target, signal, codec.spec)
@@ -101,7 +109,9 @@ def decode(args: Namespace) -> int:
     return each(inputs, work)
 
 
-def _part(models: Models, item: Item, path: str, start: float, stop: float | None) -> tuple[Codec, Tensor]:
+def _part(
+    models: Models, prior: Prior | None, item: Item, path: str, start: float, stop: float | None
+) -> tuple[Codec, Tensor]:
     """The codec of a file, and its signal from one second to another or to its end."""
     header = header_at(path)
     if header.modality == "image":
@@ -110,15 +120,15 @@ def _part(models: Models, item: Item, path: str, start: float, stop: float | Non
     assert codec.spec.sample_rate is not None
     end = header.extent[0] / codec.spec.sample_rate if stop is None else stop
     with open(path, "rb") as file:
-        return codec, decompress_part(codec, file, start, end)[0]
+        return codec, decompress_part(codec, file, start, end, prior=prior)[0]
 
 
-def _rest(codec: Codec, item: Item, data: bytes) -> Tensor:
+def _rest(codec: Codec, prior: Prior | None, item: Item, data: bytes) -> Tensor:
     """The signal of a file, or of what is left of it; a line says what is missing."""
     try:
-        return decompress(codec, data)[0]
+        return decompress(codec, data, prior=prior)[0]
     except BitstreamError as error:
-        signal, missing = decompress_rest(codec, data)
+        signal, missing = decompress_rest(codec, data, prior=prior)
         rate, what = (1, "rows") if codec.spec.sample_rate is None else (codec.spec.sample_rate, "seconds")
         runs = ", ".join(f"{first / rate:g} to {last / rate:g}" for first, last in missing) or "none"
         say(f"{item.path}: {error}; missing {what}: {runs}")
@@ -132,13 +142,13 @@ def tokens(args: Namespace) -> int:
     spec = spec_of(args.model)
     rate = resolve(spec, args.codebooks, args.queries, args.window)
     check_alone("--quality", args.quality, args.codebooks, args.queries)
-    codec = open_model(args.model, args.device)
+    codec, prior = open_model(args.model, args.device), open_prior(args.prior)
     rate = resolve_quality(codec, rate, args.quality)
 
     def work(item: Item, path: str) -> None:
         if is_sgt(path):
-            data, identity = read_file(path)[0], codec.stream_id or stream_id(codec)
-            found = tokens_from_bytes(data, codec.spec, identity, coder=own_coder(codec))
+            (data, header), identity = read_file(path), codec.stream_id or stream_id(codec)
+            found = tokens_from_bytes(data, codec.spec, identity, coder=coder_for(codec, header, prior))
             if args.queries:
                 raise Failure(USAGE, f"{path}: has {found.rate.queries} queries; encode the signal with --queries")
             if args.window:

@@ -6,13 +6,14 @@ from argparse import Namespace
 
 from sigtok.codecs.bitstream import check, read
 from sigtok.codecs.codec import Codec
+from sigtok.codecs.entropy.coder import Prior
 from sigtok.codecs.files import own_coder
-from sigtok.codecs.header import OWN_TABLES, Header
+from sigtok.codecs.header import OWN_TABLES, PRIOR, Header
 from sigtok.codecs.spec import CodecSpec
 
 from .exits import BUG, DATA, GOOD, USAGE, explain, one_line
 from .inputs import Item, gather, on_disk
-from .released import open_model, read_file, record_of, writer_of
+from .released import open_model, open_prior, read_file, record_of, writer_of
 
 SGT = (".sgt",)
 WORSE = (GOOD, DATA, USAGE, BUG)  # each than the one before
@@ -20,7 +21,7 @@ WORSE = (GOOD, DATA, USAGE, BUG)  # each than the one before
 
 def verify(args: Namespace) -> int:
     """One line per file on standard output: what was found to be right, or the first thing that is wrong."""
-    verifier, codes = Verifier(args.model), [GOOD]
+    verifier, codes = Verifier(args.model, open_prior(args.prior)), [GOOD]
     for item in gather(args.inputs, SGT).items:
         code, line = _line(verifier, item)
         print(one_line(line), flush=True)
@@ -43,10 +44,11 @@ class Verifier:
 
     Args:
         name: The model of all files; None for the bundled one that wrote a file, if one did.
+        prior: That of all files that were written with one.
     """
 
-    def __init__(self, name: str | None) -> None:
-        self.name = name
+    def __init__(self, name: str | None, prior: Prior | None = None) -> None:
+        self.name, self.prior = name, prior
         self.loaded: dict[str, Codec] = {}
         if name is not None:
             record_of(name)
@@ -59,21 +61,23 @@ class Verifier:
         """
         data, header = read_file(path)
         name = self.name or writer_of(header)
-        if name is None:
+        if name is None or (header.coding == PRIOR and self.prior is None):
             return self._alone(data, header)
         record = record_of(name)
-        coder = own_coder(self._open(name)) if header.coding == OWN_TABLES else None
+        coder = own_coder(self._open(name)) if header.coding == OWN_TABLES else self.prior
         spec, identity = CodecSpec.from_dict(record["spec"]), bytes.fromhex(record["stream_id"])
         codes = sum(int((book >= 0).sum()) for book in read(data, spec, identity, coder=coder).codes)
         return True, f"{len(data)} bytes, {codes} codes of {name}"
 
     def _alone(self, data: bytes, header: Header) -> tuple[bool, str]:
-        """What shows without a model: of a packet its header, of a container every bit."""
+        """What shows without a model or a prior: of a packet its header, of a container every bit."""
         if check(data):
             return True, f"{len(data)} bytes, all codes; of model {header.stream_id.hex()}, which was not compared"
         packet = header.profile == "packet"
         seen = "only its header was read" if packet else "its codes were not decoded"
         words = f"{len(data)} bytes, {seen}; of model {header.stream_id.hex()}, name it with -m to check the rest"
+        if header.prior is not None:
+            words += f", and with --prior the prior of fingerprint {header.prior:08x}"
         return not packet, words
 
     def _open(self, name: str) -> Codec:

@@ -23,11 +23,11 @@ import numpy as np
 
 from sigtok.codecs.spec import Extent
 
+from .ranges import SLACK, RangeReader, RangeWriter
+
 CODES_PER_BYTE = 512  # at most, since a code costs 1/64 bit or more
-_SLACK = 2  # bytes: the code of a span of 2**48 out of 2**64 may end before them
 _SURE, _ONE = 720, 2**16  # the least chance of a bit, and certainty
 _STEPS = tuple(_ONE // (seen + 2) for seen in range(30))  # towards a bit, by the bits seen before
-_WHOLE, _LEAST = 2**64, 2**48  # of the span: at the start, and before 16 bits are taken out
 _AGES = (63, 5, 7, 9)  # counts grow by one part in 2**age; 63 is none
 _COUNT, _COUNTS = 2**12, 2**32  # weight of the first count; of all before they are scaled down
 _FAR = 10  # guesses look up to 2**10 places back, or to the row above
@@ -98,7 +98,7 @@ class AdaptiveCoder:
             ValueError: If the payload is too short for the grid, or not one that `encode` makes.
         """
         counts = self._counts(grid)
-        if sum(counts) > (most := CODES_PER_BYTE * (len(payload) + _SLACK)):
+        if sum(counts) > (most := CODES_PER_BYTE * (len(payload) + SLACK)):
             raise ValueError(
                 f"a payload of {len(payload)} bytes has {most} codes at most, got a grid {grid} of {sum(counts)}; "
                 f"it is cut short or of another grid"
@@ -260,33 +260,22 @@ def _kept(counted: Iterable[tuple[int, int]], weight: int) -> dict[int, int]:
     return {code: part >> 2 for code, part in counted if part >> 2 >= weight >> 4}
 
 
-# -- the two directions of a range coder of any shares -----------------------------------------------------
+# -- the two directions ------------------------------------------------------------------------------------
 
 
-class _Writer:
-    """Shares of a whole, collected and then coded: each has a start, a size and the size of its whole."""
-
-    def __init__(self) -> None:
-        self.low, self.span = 0, _WHOLE
-        self.words: list[int] = []  # of 16 bits
-        self.starts: list[int] = []
-        self.shares: list[int] = []
-        self.wholes: list[int] = []
+class _Writer(RangeWriter):
+    """Bits, numbers and counted codes, collected and then coded."""
 
     def bit(self, state: list[int], value: bool) -> bool:
         """A bit of a context, which learns it."""
         chance, seen = state
-        self.starts.append(0 if value else chance)
-        self.shares.append(chance if value else _ONE - chance)
-        self.wholes.append(_ONE)
+        self.put(0 if value else chance, chance if value else _ONE - chance, _ONE)
         _learn(state, value, chance, seen)
         return value
 
     def number(self, value: int, size: int) -> int:
         """A number below a size, all of them as likely."""
-        self.starts.append(value)
-        self.shares.append(1)
-        self.wholes.append(size)
+        self.put(value, 1, size)
         return value
 
     def known(self, counts: _Counts, code: int, failed: Sequence[int]) -> int:
@@ -296,73 +285,29 @@ class _Writer:
         for place in counts.places(failed):
             whole -= counts.weights[place]
             start -= counts.weights[place] if place < slot else 0
-        self.starts.append(start)
-        self.shares.append(counts.weights[slot])
-        self.wholes.append(whole)
+        self.put(start, counts.weights[slot], whole)
         return code
 
     def cost(self) -> int:
         """Bits of what is collected, in 1/65,536."""
         return int((_logs(self.wholes) - _logs(self.shares)).sum())
 
-    def drop(self) -> None:
-        """Forget what is collected."""
-        self.starts, self.shares, self.wholes = [], [], []
 
-    def settle(self) -> None:
-        """Code what is collected."""
-        low, span, words = self.low, self.span, self.words
-        for start, share, whole in zip(self.starts, self.shares, self.wholes, strict=True):
-            unit = span // whole
-            low += start * unit
-            span = share * unit
-            while span < _LEAST:
-                if low >= _WHOLE:
-                    low -= _WHOLE
-                    _carry(words)
-                words.append(low >> 48)
-                low, span = (low & 0xFFFFFFFFFFFF) << 16, span << 16
-        self.low, self.span = low, span
-        self.drop()
-
-    def payload(self) -> bytes:
-        """All that was coded: the fewest bytes that lie in the last share if zeros follow."""
-        value, size = _ending(self.low, self.span)
-        if value >= _WHOLE:
-            _carry(self.words)
-        return np.array(self.words, ">u2").tobytes() + (value % _WHOLE).to_bytes(8, "big")[:size]
-
-
-class _Reader:
-    """What a `_Writer` collected, from its payload."""
-
-    def __init__(self, payload: bytes) -> None:
-        self.size, self.word = len(payload), 4
-        self.words = np.frombuffer(payload + bytes(16 + len(payload) % 2), ">u2").tolist()
-        self.span, self.code = _WHOLE, int.from_bytes((payload + bytes(8))[:8], "big")
+class _Reader(RangeReader):
+    """What a `_Writer` coded, from its payload."""
 
     def bit(self, state: list[int], value: bool = False) -> bool:
         """The next bit, of a context, which learns it."""
         chance, seen = state
-        unit = self.span >> 16
-        part = chance * unit
-        if self.code < part:
-            value, self.span = True, part
-        else:
-            self.code -= part
-            value, self.span = False, (_ONE - chance) * unit
-            if self.code >= self.span:
-                raise ValueError("a bit lies in its span, got one behind it; the payload is damaged")
-        if self.span < _LEAST:
-            self._fill()
+        value = self.find(_ONE) < chance
+        self.take(0 if value else chance, chance if value else _ONE - chance)
         _learn(state, value, chance, seen)
         return value
 
     def number(self, value: int, size: int) -> int:
         """The next number below a size."""
-        unit = self.span // size
-        found = self._below(unit, size)
-        self._take(found, 1, unit)
+        found = self.find(size)
+        self.take(found, 1)
         return found
 
     def known(self, counts: _Counts, code: int, failed: Sequence[int]) -> int:
@@ -371,46 +316,13 @@ class _Reader:
         whole = counts.total - sum(counts.weights[place] for place in places)
         if not whole:
             raise ValueError("a known code is none of those that failed, got no other; the payload is damaged")
-        unit = self.span // whole
-        number, skipped = self._below(unit, whole), 0
+        number, skipped = self.find(whole), 0
         for place in places:
             if number + skipped >= counts.below(place):
                 skipped += counts.weights[place]
         slot, below = counts.at(number + skipped)
-        self._take(below - skipped, counts.weights[slot], unit)
+        self.take(below - skipped, counts.weights[slot])
         return counts.codes[slot]
-
-    def end(self) -> None:
-        """Raise ValueError unless the payload ends here, as it is written."""
-        low = (self._window() - self.code) % _WHOLE
-        value, size = _ending(low, self.span)
-        end = 2 * self.word - 8 + size
-        if (end, value % _WHOLE) != (self.size, self._window()):
-            raise ValueError(f"the codes end in {end} bytes of one spelling, got another or {self.size} bytes")
-
-    def _below(self, unit: int, whole: int) -> int:
-        number = self.code // unit
-        if number >= whole:
-            raise ValueError(f"a share lies in a whole of {whole}, got {number}; the payload is damaged")
-        return number
-
-    def _take(self, start: int, share: int, unit: int) -> None:
-        self.code -= start * unit
-        self.span = share * unit
-        if self.span < _LEAST:
-            self._fill()
-
-    def _fill(self) -> None:
-        while self.span < _LEAST:
-            if self.word == len(self.words):
-                raise ValueError(f"the codes take more than the {self.size} bytes that are here")
-            self.span <<= 16
-            self.code = self.code << 16 | self.words[self.word]
-            self.word += 1
-
-    def _window(self) -> int:
-        """The last 64 bits that were read."""
-        return int.from_bytes(np.array(self.words[self.word - 4 : self.word], ">u2").tobytes(), "big")
 
 
 _Coder = _Writer | _Reader
@@ -424,25 +336,6 @@ def _learn(state: list[int], value: bool, chance: int, seen: int) -> None:
         state[0] = max(chance - (chance * step >> 16), _SURE)
     if seen < len(_STEPS) - 1:
         state[1] = seen + 1
-
-
-def _ending(low: int, span: int) -> tuple[int, int]:
-    """The number of the span that has the fewest bytes before its zeros, and how many."""
-    for size in range(8):
-        unit = 256 ** (8 - size)
-        value = -(-low // unit) * unit
-        if value < low + span:
-            return value, size
-    raise AssertionError("a span holds 2**48 numbers, so two bytes are enough")
-
-
-def _carry(words: list[int]) -> None:
-    """Add one to the last word written; it fits, since the whole code is less than 1."""
-    at = len(words) - 1
-    while words[at] == 0xFFFF:
-        words[at] = 0
-        at -= 1
-    words[at] += 1
 
 
 # -- which plan a codebook gets ----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from sigtok.codecs.spec import Extent
+from sigtok.codecs.spec import CodecSpec, Extent, Rate
 
 
 @runtime_checkable
@@ -33,3 +33,15 @@ class EntropyCoder(Protocol):
             ValueError: If the payload is not one that `encode` makes; damage may also give other codes, which a CRC
                 over the codes finds.
         """
+
+
+@runtime_checkable
+class Prior(EntropyCoder, Protocol):
+    """A coder that is no part of the model whose codes it codes: a language model of its tokens."""
+
+    @property
+    def fingerprint(self) -> int:
+        """32 bits of all that its payloads depend on; files carry them, and no other prior reads them."""
+
+    def check(self, spec: CodecSpec, rate: Rate, stream_id: bytes) -> None:
+        """Raise ValueError unless it codes the codes of this model at this rate."""

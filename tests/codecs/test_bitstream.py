@@ -18,9 +18,8 @@ import pytest
 from sigtok.codecs import container_head
 from sigtok.codecs.bitstream import BitstreamError, Header, Limits, Stream, read, read_header, salvage, write
 from sigtok.codecs.entropy.packing import pack, packed_bits, unpack
-from sigtok.codecs.entropy.static import StaticCoder, StaticLaws
-from sigtok.codecs.entropy.tables import stacked
 from sigtok.codecs.spec import CodecSpec, Rate
+from tests.golden.make import coder_of
 
 ID = bytes(range(16))
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -78,15 +77,6 @@ def stream_of(spec, extent, rate=None, chunk_positions=None, seed=0):
     if chunk_positions:
         header = replace(header, profile="container", chunk_positions=chunk_positions)
     return Stream(header, codes)
-
-
-def coder_of(told):
-    """The entropy coder of a golden file of coding 2."""
-    if "tables" not in told:
-        return None
-    index, centres = np.array(told["index"]), np.array(told["centres"])
-    laws = StaticLaws(stacked(told["tables"]), index, centres, told["spec"]["quality_steps"])
-    return StaticCoder(told["spec"]["codebook_sizes"], laws)
 
 
 @pytest.fixture
@@ -392,11 +382,11 @@ def test_newer_files_are_refused_when_they_must_be():
     data = write(three_chunks())
     assert equal(read(repaired(data, 9, b"\x63")).codes, three_chunks().codes)  # minor version
     assert equal(read(repaired(data, 11, b"\xff")).codes, three_chunks().codes)  # optional flags
-    for offset, words, value in ((8, "major version", 2), (10, "critical flags", 2), (17, "coding", 4)):
+    for offset, words, value in ((8, "major version", 2), (10, "critical flags", 2), (17, "coding", 5)):
         with pytest.raises(BitstreamError, match=f"byte {offset}: {words}.* got {value}"):
             read(repaired(data, offset, bytes([value])))
     packet = write(stream_of(SPECS["picture"], (17, 9)))
-    for kind in (packet[2] | 4 << 2, packet[2] + (1 << 5)):
+    for kind in (packet[2] | 5 << 2, packet[2] + (1 << 5)):
         with pytest.raises(BitstreamError, match=r"byte 2: (coding|version)"):
             read_header(packet[:2] + bytes([kind]) + packet[3:])
 
@@ -427,8 +417,8 @@ def test_damaged_files_are_refused_by_the_same_message_for_ever(path):
 def test_there_are_golden_files_of_every_coding_in_both_profiles_good_and_bad():
     headers = [read_header(path.read_bytes()) for path in GOLDEN.glob("*.sgt")]
     kinds = {(header.profile, header.coding) for header in headers}
-    assert kinds == set(itertools.product(("packet", "container"), range(4)))
-    assert {header.coding for header in headers if header.streamed} == set(range(4))
+    assert kinds == set(itertools.product(("packet", "container"), range(5)))
+    assert {header.coding for header in headers if header.streamed} == set(range(5))
     messages = json.loads((GOLDEN / "bad" / "messages.json").read_text())
     assert sorted(messages) == sorted(path.stem for path in (GOLDEN / "bad").glob("*.sgt")) and len(messages) >= 30
 

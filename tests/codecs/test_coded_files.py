@@ -1,4 +1,4 @@
-"""Files of entropy-coded codes: the model's own tables and adaptive contexts, whole or refused."""
+"""Files of entropy-coded codes: the model's own tables, adaptive contexts and priors, whole or refused."""
 
 import struct
 import tracemalloc
@@ -15,7 +15,7 @@ from sigtok.codecs import container, container_head, packet, payload, plan
 from sigtok.codecs.audio.models import walloc_stereo
 from sigtok.codecs.bitstream import BitstreamError, Header, Limits, Stream, check, read, read_header, salvage, write
 from sigtok.codecs.files import compress, decompress, tokens_from_bytes, tokens_to_bytes
-from sigtok.codecs.header import ADAPTIVE, FIXED_WIDTH, OWN_TABLES
+from sigtok.codecs.header import ADAPTIVE, FIXED_WIDTH, OWN_TABLES, PRIOR
 from sigtok.codecs.plan import plan_of
 from sigtok.codecs.spec import CodecSpec, Rate
 from sigtok.codecs.tokens import Tokens
@@ -48,6 +48,9 @@ CASES = {  # spec, extent, rate, coding, positions of a chunk
     "speech_adaptive_chunks": (SPEECH, (333,), Rate(), ADAPTIVE, 8),
     "speech_adaptive_empty": (SPEECH, (0,), Rate(), ADAPTIVE, None),
     "sets_adaptive_chunks": (SETS, (33, 50), Rate(), ADAPTIVE, 7),
+    "music_prior": (MUSIC, (333,), Rate(quality=2), PRIOR, None),
+    "music_prior_chunks": (MUSIC, (3333,), Rate(quality=1), PRIOR, 30),
+    "photo_prior_chunks": (PHOTO, (100, 130), Rate(quality=2), PRIOR, 51),
 }
 DAMAGED = {  # small
     "photo_own": (PHOTO, (9, 17), Rate(quality=2.25), OWN_TABLES, None),
@@ -55,6 +58,8 @@ DAMAGED = {  # small
     "photo_fixed": (replace(PHOTO, codebook_sizes=(255,), strides=()), (9, 17), Rate(), FIXED_WIDTH, None),
     "music_own_chunks": (MUSIC, (300,), Rate(quality=1), OWN_TABLES, 4),
     "speech_adaptive_chunks": (SPEECH, (60,), Rate(), ADAPTIVE, 4),
+    "music_prior": (MUSIC, (333,), Rate(quality=2), PRIOR, None),
+    "music_prior_chunks": (MUSIC, (300,), Rate(quality=1), PRIOR, 4),
 }
 
 
@@ -77,6 +82,13 @@ class Toy:
         return tuple((part.cumsum(0) % size).ravel() for part, size in zip(parts, self.sizes, strict=True))
 
 
+class ToyPrior(Toy):
+    fingerprint = 0xFEDCBA98
+
+    def check(self, spec, rate, stream_id):
+        pass
+
+
 class Silent:
     """Codes that are all 0 and cost nothing: what a bomb is made of."""
 
@@ -93,13 +105,13 @@ def silence(extent):
 
 
 def toy(spec, coding):
-    return Toy(spec.codebook_sizes) if coding == OWN_TABLES else None
+    return {OWN_TABLES: Toy, PRIOR: ToyPrior}.get(coding, lambda _: None)(spec.codebook_sizes)
 
 
 def stream_of(spec, extent, rate, coding, chunk_positions=None, seed=0):
     """Codes that repeat themselves; a container when chunk_positions says how it is cut."""
     rng = np.random.default_rng(seed)
-    header = Header.of(spec, rate, extent, ID, coding)
+    header = Header.of(spec, rate, extent, ID, coding, ToyPrior.fingerprint if coding == PRIOR else None)
     counts = spec.token_counts(extent, rate)
     codes = tuple(
         rng.integers(0, min(size, 7), count) for size, count in zip(spec.codebook_sizes, counts, strict=False)
@@ -168,7 +180,7 @@ def test_the_quality_travels_with_the_codes(case):
 
 def test_a_fixed_file_with_a_quality_is_a_container_and_others_are_as_they_were():
     assert read_header(made("photo_fixed")[0]).profile == "container"
-    with pytest.raises(ValueError, match="a packet has no extra fields, and a quality in codings 2 and 3"):
+    with pytest.raises(ValueError, match="a packet has no extra fields, and a quality from coding 2 on"):
         stream = stream_of(*CASES["photo_fixed"][:4])
         write(Stream(replace(stream.header, profile="packet"), stream.codes))
 
@@ -186,6 +198,14 @@ def test_a_packet_has_at_most_24_bytes_beside_its_payload():
     stream = stream_of(many, (3000, 4000), Rate(quality=15.25), OWN_TABLES)
     data = packet.write_packet(stream, Silent())
     assert packet.fits(stream) and len(data) <= 24
+
+
+def test_a_packet_with_a_prior_has_four_bytes_more():
+    stream = stream_of(MUSIC, (333,), Rate(quality=2), PRIOR)
+    other = Stream(replace(stream.header, coding=OWN_TABLES, prior=None), stream.codes)
+    coder = ToyPrior(MUSIC.codebook_sizes)
+    data, without = write(stream, coder), write(other, coder)
+    assert len(data) == len(without) + 4 and read_header(data).prior == coder.fingerprint
 
 
 def test_equal_codebooks_take_twelve_bytes_of_a_header():
@@ -279,7 +299,7 @@ def test_every_flipped_bit_is_found(name, fast):
         assert refused(bytes(damaged), spec, coder), bit
 
 
-@pytest.mark.parametrize("name", ["music_own_chunks", "photo_own", "speech_adaptive"])
+@pytest.mark.parametrize("name", ["music_own_chunks", "photo_own", "speech_adaptive", "music_prior"])
 def test_bytes_behind_the_end_are_refused(name):
     data, spec, coder = made(name)
     assert refused(data + b"\0", spec, coder) and refused(data + bytes(2**16), spec, coder)
@@ -372,8 +392,23 @@ def test_own_tables_are_read_only_with_their_coder(name, at):
         BitstreamError, match=f"byte {at}: coding 2 is read with the entropy coder of its model 00010203"
     ):
         read(data, spec)
-    with pytest.raises(ValueError, match="written with its coder, got none"):
+    with pytest.raises(ValueError, match="coding 2 are written with their coder, got none"):
         write(stream_of(*CASES[name]))
+
+
+@pytest.mark.parametrize(("name", "at"), [("music_prior_chunks", 17), ("music_prior", 2)])
+def test_a_prior_is_read_only_with_itself(name, at):
+    data, spec, coder = made(name)
+    for wrong in (None, Toy(spec.codebook_sizes)):
+        with pytest.raises(BitstreamError, match=f"byte {at}: coding 4 is read with the prior .* fedcba98, got none"):
+            read(data, spec, coder=wrong)
+        with pytest.raises(ValueError, match="with the prior of their header"):
+            write(stream_of(*CASES[name]), wrong)
+    coder.fingerprint = 1
+    with pytest.raises(BitstreamError, match=f"byte {at}: .*fingerprint fedcba98, this one has 00000001"):
+        read(data, spec, coder=coder)
+    with pytest.raises(ValueError, match="with the prior of their header"):
+        write(stream_of(*CASES[name]), coder)
 
 
 def test_adaptive_containers_need_no_model():
@@ -406,10 +441,16 @@ def test_a_quality_in_a_container_is_one_field_of_one_spelling():
 
 
 def test_check_says_what_it_saw(fast):
-    for name, seen in (("music_own_chunks", False), ("speech_adaptive_chunks", True), ("photo_own", False)):
+    for name, seen in (
+        ("music_own_chunks", False),
+        ("speech_adaptive_chunks", True),
+        ("photo_own", False),
+        ("music_prior_chunks", False),
+        ("music_prior", False),
+    ):
         data = made(name, DAMAGED)[0]
         assert check(data) is seen
-        if not name.endswith("own"):
+        if name.endswith("chunks"):
             digest = range(len(data) - 16, len(data) - 8)  # of codes that nobody saw
             for place in sorted(set(range(0, len(data), 3)) - set(() if seen else digest)):
                 with pytest.raises(BitstreamError):

@@ -35,9 +35,9 @@ import numpy as np
 from sigtok.codecs import container, container_head, packet, payload
 from sigtok.codecs.bitstream import BitstreamError, Limits, check, read, read_header, salvage, write
 from sigtok.codecs.container_stream import Reader, read_part
-from sigtok.codecs.entropy.static import StaticCoder, StaticLaws
-from sigtok.codecs.entropy.tables import stacked
+from sigtok.codecs.entropy.coder import EntropyCoder
 from sigtok.codecs.spec import CodecSpec
+from tests.golden.make import coder_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LIMITS = Limits(tokens=2**14)  # so that a second is enough for whatever a mutant declares
@@ -53,7 +53,7 @@ class Seed(NamedTuple):
     data: bytes
     spec: CodecSpec
     identity: bytes
-    coder: StaticCoder | None
+    coder: EntropyCoder | None
     codes: tuple[np.ndarray, ...]
     fields: tuple[int, ...]
 
@@ -63,11 +63,7 @@ def seeds(folder: Path = GOLDEN) -> list[Seed]:
     found = []
     for path in sorted(folder.glob("*.sgt")):
         told = json.loads(path.with_suffix(".json").read_text())
-        spec, identity, coder = CodecSpec.from_dict(told["spec"]), bytes.fromhex(told["stream_id"]), None
-        if "tables" in told:
-            index, centres = np.array(told["index"]), np.array(told["centres"])
-            laws = StaticLaws(stacked(told["tables"]), index, centres, spec.quality_steps)
-            coder = StaticCoder(spec.codebook_sizes, laws)
+        spec, identity, coder = CodecSpec.from_dict(told["spec"]), bytes.fromhex(told["stream_id"]), coder_of(told)
         with _checksums(True):
             stream = read(path.read_bytes(), spec, identity, coder=coder)
         data = write(stream, coder)

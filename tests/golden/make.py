@@ -3,7 +3,8 @@
     python -m tests.golden.make
 
 Files that are there stay as they are: they are those of released versions. A good file has its spec, codes and, in
-coding 2, its tables beside it; a bad one is a good one after the damage below, with right CRCs where it says so.
+coding 2, its tables beside it, in coding 4 the fingerprint of a prior that codes as coding 3 does; a bad one is a good
+one after the damage below, with right CRCs where it says so.
 """
 
 import json
@@ -17,9 +18,11 @@ from zlib import crc32
 import numpy as np
 
 from sigtok.codecs.bitstream import BitstreamError, Header, Stream, read, write
+from sigtok.codecs.entropy.adaptive import AdaptiveCoder
+from sigtok.codecs.entropy.coder import EntropyCoder
 from sigtok.codecs.entropy.static import StaticCoder, StaticLaws
 from sigtok.codecs.entropy.tables import integer_table, stacked
-from sigtok.codecs.header import ADAPTIVE, FIXED_WIDTH, GRANULAR, OWN_TABLES
+from sigtok.codecs.header import ADAPTIVE, FIXED_WIDTH, GRANULAR, OWN_TABLES, PRIOR
 from sigtok.codecs.spec import CodecSpec, Extent, Rate
 
 HERE = Path(__file__).parent
@@ -52,7 +55,20 @@ GOOD: dict[str, tuple[CodecSpec, Extent, Rate, int, int | None, bool]] = {  # ..
     "v1_quality_container": (PHOTO, (9, 17), Rate(quality=1.5), FIXED_WIDTH, None, False),
     "v1_streamed_container": (SPEECH, (333,), Rate(window=(2,)), FIXED_WIDTH, 24, True),
     "v1_granular_streamed": (SOUND, (190,), Rate(), GRANULAR, 16, True),
+    "v1_prior_packet": (SPEECH, (333,), Rate(window=(2,)), PRIOR, None, False),
+    "v1_prior_container": (PHOTO, (30, 40), Rate(quality=1), PRIOR, 10, False),
+    "v1_prior_streamed": (SPEECH, (333,), Rate(codebooks=2, window=(2,)), PRIOR, 24, True),
 }
+FINGERPRINT = 0x12345678
+
+
+class StandIn(AdaptiveCoder):
+    """In the place of a prior: files are what this is about."""
+
+    fingerprint = FINGERPRINT
+
+    def check(self, spec: CodecSpec, rate: Rate, stream_id: bytes) -> None:
+        """Takes any."""
 
 
 def tables_of(spec: CodecSpec) -> dict:
@@ -65,8 +81,11 @@ def tables_of(spec: CodecSpec) -> dict:
     return {"tables": tables, "index": index, "centres": [[point] * (channels - 1) + [0] for point in range(points)]}
 
 
-def coder_of(told: dict) -> StaticCoder | None:
+def coder_of(told: dict) -> EntropyCoder | None:
     """The entropy coder of a good file, from what stands beside it."""
+    if "prior" in told:
+        spec = CodecSpec.from_dict(told["spec"])
+        return StandIn(spec.codebook_sizes[: told["codebooks"]], spec.strides[: told["codebooks"]])
     if "tables" not in told:
         return None
     index, centres = np.array(told["index"]), np.array(told["centres"])
@@ -95,11 +114,12 @@ def codes_of(spec: CodecSpec, extent: Extent, rate: Rate, coding: int) -> tuple[
 def good(name: str) -> tuple[bytes, dict]:
     """A file, and what stands beside it."""
     spec, extent, rate, coding, chunk_positions, streamed = GOOD[name]
-    header = Header.of(spec, rate, extent, ID, coding)
+    header = Header.of(spec, rate, extent, ID, coding, FINGERPRINT if coding == PRIOR else None)
     if chunk_positions:
         header = replace(header, profile="container", chunk_positions=chunk_positions, streamed=streamed)
     told = {"spec": spec.to_dict(), "stream_id": ID.hex(), "extent": list(extent)}
     told |= tables_of(spec) if coding == OWN_TABLES else {}
+    told |= {"prior": header.prior, "codebooks": header.rate.codebooks} if coding == PRIOR else {}
     coder = coder_of(told)
     data = write(Stream(header, codes_of(spec, extent, rate, coding)), coder)
     back = read(data, spec, ID, coder=coder)
@@ -173,7 +193,7 @@ BAD: dict[str, tuple[str, Damage]] = {
     "packet_tail": ("v1_speech_packet", lambda data: data + b"\0"),
     "packet_flip": ("v1_speech_packet", put(-6, b"\x77")),
     "packet_newer": ("v1_speech_packet", put(2, b"\x41")),
-    "packet_reserved_coding": ("v1_speech_packet", put(2, b"\x31")),
+    "packet_reserved_coding": ("v1_speech_packet", put(2, b"\x35")),
     "packet_no_modality": ("v1_speech_packet", put(2, b"\x20")),
     "packet_other_model": ("v1_speech_packet", put(3, b"\xff")),
     "packet_endless_number": ("v1_speech_packet", put(7, b"\xff" * 7)),
@@ -188,7 +208,7 @@ BAD: dict[str, tuple[str, Damage]] = {
     "container_header_size": ("v1_speech_container", put(12, number(2**31))),
     "container_header_crc": ("v1_speech_container", put(40, b"\1")),
     "container_no_modality": ("v1_speech_container", head(16, b"\0")),
-    "container_reserved_coding": ("v1_speech_container", head(17, b"\4")),
+    "container_reserved_coding": ("v1_speech_container", head(17, b"\5")),
     "container_no_codebooks": ("v1_speech_container", head(18, number(0, 2))),
     "container_codebooks": ("v1_speech_container", head(18, number(65535, 2))),
     "container_other_model": ("v1_speech_container", head(20, b"\xff")),
@@ -215,6 +235,11 @@ BAD: dict[str, tuple[str, Damage]] = {
     "own_part_of_a_row": ("v1_own_container", head(80, number(35))),
     "own_quality": ("v1_own_container", head(88 + 36 + 6, number(15))),
     "own_equal_runs": ("v1_own_container", head(100, number(1) + number(255) + number(1))),
+    "prior_payload_flip": ("v1_prior_container", behind(b"CHNK", 34, b"\x5a")),
+    "other_prior_packet": ("v1_prior_packet", put(13, number(0x12345679))),
+    "other_prior_container": ("v1_prior_container", head(88 + 36 + 10 + 6, number(0))),
+    "prior_wrong_field": ("v1_prior_container", head(88 + 36 + 10, number(0x8004, 2))),
+    "prior_short_field": ("v1_prior_container", head(88 + 36 + 10 + 2, number(3))),
     "adaptive_payload_flip": ("v1_adaptive_container", behind(b"CHNK", 34, b"\x5a")),
     "streamed_without_end": ("v1_streamed_container", lambda data: data[: data.index(b"LAST")]),
     "streamed_end_crc": ("v1_streamed_container", behind(b"LAST", 8, b"\1")),
