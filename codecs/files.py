@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigtok.codecs.entropy.coder import Prior
+
 from .bitstream import Header, Limits, Stream, check_model, read, read_header, salvage, salvage_header, write
 from .codec import Codec
 from .container_stream import Reader, Writer, header_of, read_part
-from .entropy.coder import Prior
 from .header import ADAPTIVE, FIXED_WIDTH, OWN_TABLES, PRIOR
 from .pretrained import stream_id as identity
 from .spec import CodecSpec, Extent, Rate

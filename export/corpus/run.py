@@ -96,7 +96,7 @@ def go_on(
         share: Which units are of this process.
         runner: Units to shards, in any order.
         told: Gets the record of every unit, and whether it was made just now.
-        most_bad: Part of the items that may be bad.
+        most_bad: Part of the items that may be bad; it ends as soon as more of all those of the share are.
 
     Returns:
         Units of others that are missing; none if the output is complete.
@@ -105,19 +105,24 @@ def go_on(
         Failure: If more items are bad, or the output cannot be written.
     """
     rows, bad, todo = 0, 0, list[int]()
+    units = share.units(plan)
+    planned = plan.items * len(units) // plan.units
 
     def count(record: dict[str, Any], fresh: bool) -> None:
         nonlocal rows, bad
         rows, bad = rows + record["rows"], bad + record["bad"]
         told(record, fresh)
-        if bad > most_bad * rows:
+        judge(max(rows, planned))
+
+    def judge(items: int) -> None:
+        if bad > most_bad * items:
             raise Failure(
                 DATA,
                 f"{bad} of {rows} items are bad, {most_bad:.3g} of them may be (--max-bad); what is done is kept; with "
                 f"--max-bad 1 the output is completed and sigtok tokenize stats says why they are",
             )
 
-    for unit in share.units(plan):
+    for unit in units:
         if record := record_of(folder, unit):
             count(record, False)
         else:
@@ -126,6 +131,7 @@ def go_on(
         for made in runner(todo):
             commit(folder, made)
             count(made.record, True)
+    judge(rows)
     left = missing(folder, range(plan.units))
     if not left and not (folder / MANIFEST).is_file():
         finish(folder, plan)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from sigtok.codecs.audio.models import semantic_features
 from sigtok.codecs.media import read_audio, write_audio
-from sigtok.codecs.pretrained import load
+from sigtok.codecs.pretrained import load, save
 from sigtok.codecs.shards import Shard
 from sigtok.codecs.spec import Rate
 from sigtok.export.cli import main
@@ -105,6 +106,32 @@ def test_pictures_become_tokens(pictures, picture_model, tmp_path):
     assert [row.extent for row in rows_of(tmp_path)] == [(40, 56), (16, 16), (1, 9)]
     assert run(pictures, tmp_path / "cut", picture_model, size=16) == []
     assert {row.extent for row in rows_of(tmp_path / "cut")} == {(16, 16)}
+
+
+def test_features_become_tokens(tmp_path):
+    arguments = {"name": "small", "channels": 3, "dim": 8, "depth": 1, "latent_dim": 4,
+                 "quantizer": {"name": "vq", "codebook_size": 16, "dim": 4}}  # fmt: skip
+    codec, model = semantic_features(**arguments), tmp_path / "model"
+    codec.encoder.scale.set(torch.zeros(3), torch.ones(3), 9)
+    words = dict(licence="CC0-1.0", training_data="none", measured={}, card="")
+    save(codec, model, builder="semantic_features", arguments=arguments, **words)
+    (tmp_path / "in").mkdir()
+    frames = {f"{count}.npy": np.random.default_rng(count).standard_normal((count, 3)) for count in (1, 30, 300)}
+    for name, values in frames.items():
+        np.save(tmp_path / "in" / name, values.astype(np.float32))
+    np.save(tmp_path / "in" / "wide.npy", np.zeros((5, 4), np.float32))
+    rate = load(model).spec.sample_rate
+    run(tmp_path / "in", tmp_path / "out", str(model), part_seconds=200 / rate)
+    found = {row.id: row for row in rows_of(tmp_path / "out")}
+    assert found["wide.npy"].codes is None and "3" in found["wide.npy"].reason
+    parts = sorted((row.start, row.codes) for name, row in found.items() if name.startswith("300.npy#"))
+    assert len(parts) == 2
+    codes = {"300.npy": np.concatenate([codes for _, codes in parts])}
+    codes |= {name: row.codes for name, row in found.items() if name in frames}
+    for name in ("1.npy", "30.npy"):
+        signal = torch.from_numpy(frames[name].astype(np.float32).T.copy())[None]
+        assert codes[name].tolist() == load(model).encode(signal).codes[0, 0].tolist()
+    assert len(codes["300.npy"]) == sum(load(model).spec.token_counts((300,)))
 
 
 def test_batches_of_a_causal_model_have_its_codes(corpus, model, whole, tmp_path):
@@ -366,6 +393,22 @@ def test_too_many_bad_items_end_the_run_and_what_is_done_stays(model, tmp_path, 
     assert main(line) == 65
     assert "4 of 4 items are bad" in capsys.readouterr().err
     assert main([*line, "--max-bad", "1"]) == 3
+
+
+def test_a_bad_beginning_is_not_the_end_if_the_rest_is_good(model, tmp_path, capsys):
+    """Items are counted among all that are planned, not among those of the first units."""
+    (tmp_path / "in").mkdir()
+    for number in range(10):
+        if number < 2:
+            (tmp_path / "in" / f"{number}.wav").write_bytes(b"RIFF....WAVE")
+        else:
+            write_audio(tmp_path / "in" / f"{number}.wav", np.zeros((1, 24_000)), 24_000)
+    line = ["tokenize", str(tmp_path / "in"), str(tmp_path / "out"), "-m", model, "--workers", "0"]
+    line += ["--unit-seconds", "0.5", "--max-bad"]
+    assert main([*line, "0.1"]) == 65
+    assert "2 of 3 items are bad, 0.1 of them may be" in capsys.readouterr().err
+    assert main([*line, "0.2"]) == 3
+    assert manifest_of(tmp_path / "out")["bad"] == 2
 
 
 def test_a_file_that_changed_since_it_was_planned_is_a_bad_row(model, tmp_path):
