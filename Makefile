@@ -1,6 +1,6 @@
 # make demo   real speech and a real photo through the bundled models, with a table and a report
 # make test   the one check: format, lint, types, tests
-# make bench  speed against EnCodec and vector-quantize-pytorch, in ratios; quantizers, training, streaming, images
+# make bench  speed against EnCodec and vector-quantize-pytorch, in ratios; quantizers, training, streaming, images, priors
 # make peers  `photo` beside compressai's hyperprior, in an environment of its own: it holds NumPy below 2
 # Each makes .venv when it is missing, with `PYTHON` (3.10 to 3.13).
 
@@ -37,6 +37,7 @@ bench: .venv/bench
 	$(BIN)/python -m tests.benchmarks.streaming
 	$(BIN)/python -m tests.benchmarks.image
 	$(BIN)/python -m tests.benchmarks.rate_distortion
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.prior
 
 peers: .venv/peers/done
 	.venv/peers/bin/python -m tests.benchmarks.entropy

@@ -66,6 +66,8 @@ def _record(path: str, data: bytes, header: Header, model: str | None) -> dict[s
         record["tokens"] = sum(there)
         if header.granular:
             record |= {"tokens_of_granularities": there, "shares": _shares(header.spec, header.extent, there)}
+    elif spec is not None:
+        header = header.with_spec(spec)
     if header.sample_rate:
         record |= {"sample_rate": header.sample_rate, "seconds": header.extent[0] / header.sample_rate}
         if header.extent[0]:

@@ -62,23 +62,23 @@ class Verifier:
         data, header = read_file(path)
         name = self.name or writer_of(header)
         if name is None or (header.coding == PRIOR and self.prior is None):
-            return self._alone(data, header)
+            return self._alone(data, header, known=name is not None)
         record = record_of(name)
         coder = own_coder(self._open(name)) if header.coding == OWN_TABLES else self.prior
         spec, identity = CodecSpec.from_dict(record["spec"]), bytes.fromhex(record["stream_id"])
         codes = sum(int((book >= 0).sum()) for book in read(data, spec, identity, coder=coder).codes)
         return True, f"{len(data)} bytes, {codes} codes of {name}"
 
-    def _alone(self, data: bytes, header: Header) -> tuple[bool, str]:
+    def _alone(self, data: bytes, header: Header, known: bool) -> tuple[bool, str]:
         """What shows without a model or a prior: of a packet its header, of a container every bit."""
         if check(data):
             return True, f"{len(data)} bytes, all codes; of model {header.stream_id.hex()}, which was not compared"
         packet = header.profile == "packet"
         seen = "only its header was read" if packet else "its codes were not decoded"
-        words = f"{len(data)} bytes, {seen}; of model {header.stream_id.hex()}, name it with -m to check the rest"
+        needs = [] if known else [f"model {header.stream_id.hex()}, name it with -m"]
         if header.prior is not None:
-            words += f", and with --prior the prior of fingerprint {header.prior:08x}"
-        return not packet, words
+            needs.append(f"prior {header.prior:08x}, name it with --prior")
+        return not packet, f"{len(data)} bytes, {seen}; of {', and of '.join(needs)} to check the rest"
 
     def _open(self, name: str) -> Codec:
         if name not in self.loaded:

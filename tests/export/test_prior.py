@@ -79,12 +79,14 @@ def test_without_its_prior_a_file_is_not_read_and_it_is_said(here, run):
         code, _, err = run("decode", "a.sgt", "-m", "codec", "-o", "a_again.wav", *words)
         assert code == 65 and fingerprint in err and err.count("\n") == 1
     code, out, _ = run("verify", "a.sgt", "-m", "codec")
-    assert code == 2 and out.startswith("NOT SEEN: a.sgt") and fingerprint in out
+    assert code == 2 and out.startswith("NOT SEEN: a.sgt")
+    assert f"of prior {fingerprint}, name it with --prior to check the rest" in out
     code, out, _ = run("verify", "a.sgt", "-m", "codec", "--prior", "lm")
     assert code == 0 and out.startswith("OK: a.sgt")
     code, out, _ = run("info", "a.sgt", "-m", "codec", "--json")
     said = json.loads(out)
     assert code == 0 and (said["coding"], said["prior"], said["checked"]) == ("prior", fingerprint, False)
+    assert said["seconds"] == 2.5
 
 
 @pytest.mark.parametrize(
