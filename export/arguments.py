@@ -174,8 +174,11 @@ def level(text: str) -> float:
 
 
 def part(text: str) -> float:
-    """A part of a whole, from 0 on."""
-    return _not_negative(text, "a part is")
+    """A part of a whole, from 0 to 1."""
+    number = _not_negative(text, "a part is")
+    if number > 1:
+        raise argparse.ArgumentTypeError(f"a part is 0 to 1, got {text!r}")
+    return number
 
 
 def _not_negative(text: str, what: str) -> float:

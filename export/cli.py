@@ -69,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _stopped_by_signals(), _without_warnings():
             code = _command(args.command)(args)
-            sys.stdout.flush()
+            if sys.stdout:  # it may be closed
+                sys.stdout.flush()
             return code
     except BrokenPipeError as error:  # the reader of standard output has gone: it knows
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

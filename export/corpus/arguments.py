@@ -38,10 +38,9 @@ def add_tokenize(commands: Any, parser: type[argparse.ArgumentParser]) -> None:
     run.add_argument("--share", type=_share, metavar="I/N", help=text)
     run.add_argument("--ray", action="store_true", help="run on Ray: its cluster, or this machine as one")
     run.add_argument("--ray-address", metavar="ADDRESS", help="of the cluster, such as auto or ray://HOST:10001")
-    text = "part of the items that may be bad before the command ends with code 65 (default: 0.05)"
-    run.add_argument("--max-bad", type=part, default=0.05, metavar="X", help=text)
 
-    plan = verbs.add_parser("plan", help="only decide which signal becomes a row of which shard")
+    text = "only decide which signal becomes a row of which shard; files that come later are in no plan that is there"
+    plan = verbs.add_parser("plan", help=text)
     _add_sources(plan)
 
     text = "whether an output is whole: every byte, every code, every item of the plan; exit code 65 if not"
@@ -52,6 +51,7 @@ def add_tokenize(commands: Any, parser: type[argparse.ArgumentParser]) -> None:
 
     repair = verbs.add_parser("repair", help="remove what verify finds wrong, so that the next run makes it anew")
     repair.add_argument("out", metavar="OUT", help="what sigtok tokenize wrote")
+    repair.add_argument("--bad", action="store_true", help="remove units with bad items too, to try these again")
 
     stats = verbs.add_parser("stats", help="hours, codes, use of each codebook, duplicates, and why items are bad")
     stats.add_argument("out", metavar="OUT", help="what sigtok tokenize wrote")
@@ -74,6 +74,8 @@ def _add_sources(command: argparse.ArgumentParser) -> None:
     add_rate(command, count)
     add_quality(command, amount)
     add_downmix(command)
+    text = "part of the items that may be bad before the command ends with code 65 (default: 0.05)"
+    command.add_argument("--max-bad", type=part, default=0.05, metavar="X", help=text)
     text = "scale a picture's shorter side to N and cut the middle; default: whole"
     command.add_argument("--size", type=side, metavar="N", help=text)
     for option, rows in {"--where": "rows of a manifest", "--exclude": "without these rows"}.items():

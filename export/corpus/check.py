@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigtok.codecs.codec import Codec
-from sigtok.codecs.corpus import MANIFEST
+from sigtok.codecs.corpus import MANIFEST, Corpus
 from sigtok.codecs.shards import Row, Shard
 from sigtok.export.inputs import hash_of
 
@@ -30,6 +30,8 @@ class Wrong(NamedTuple):
 def wrongs(folder: Path, plan: Plan) -> Iterator[Wrong]:
     """All that is wrong with an output, a unit at a time; nothing for one that is complete and whole."""
     records = []
+    for path in strangers(folder, {name_of(unit) for unit in range(plan.units)}):
+        yield Wrong(-1, f"{path.name}: the plan has no such shard")
     for unit in range(plan.units):
         record = record_of(folder, unit)
         if record is None:
@@ -42,6 +44,34 @@ def wrongs(folder: Path, plan: Plan) -> Iterator[Wrong]:
         yield Wrong(-1, f"{MANIFEST}: missing; run sigtok tokenize again to complete the output")
     elif (folder / MANIFEST).read_bytes() != as_json(manifest(plan.settings.meaning, records, plan.settings.chosen())):
         yield Wrong(-1, f"{MANIFEST}: is not of these shards")
+
+
+def wrongs_alone(folder: Path) -> Iterator[str]:
+    """All that is wrong with an output that has no plan, as merged ones have none; its manifest says what is right.
+
+    Raises:
+        ValueError: If the manifest is damaged, or a shard that it names is not there.
+    """
+    corpus, seen = Corpus(folder), set[str]()
+    for path in strangers(folder, {part.path.stem for part in corpus.parts}):
+        yield f"{path.name}: {MANIFEST} has no such shard"
+    for number, part in enumerate(corpus.parts):
+        if hash_of(part.path)["sha256"] != part.sha256:
+            yield f"{part.path.name}: its bytes are not those that were written (sha256)"
+            continue
+        try:
+            shard = corpus[number]
+        except ValueError as error:
+            yield str(error)
+            continue
+        if twice := sorted(seen & set(shard.ids)) or len(shard.ids) - len(set(shard.ids)):
+            yield f"{part.path.name}: has rows of one name ({twice})"
+        seen |= set(shard.ids)
+
+
+def strangers(folder: Path, known: Collection[str]) -> list[Path]:
+    """Shards that are none of the output: readers of all files in the folder would take them."""
+    return [path for path in sorted(folder.glob("shard-*.parquet")) if path.stem not in known]
 
 
 def wrong_with(folder: Path, plan: Plan, record: dict[str, Any]) -> str:
@@ -68,9 +98,22 @@ def wrong_with(folder: Path, plan: Plan, record: dict[str, Any]) -> str:
     return ""
 
 
-def repair(folder: Path, plan: Plan) -> list[str]:
-    """Remove what is wrong, so that the next run makes it again; what was removed, in words."""
+def repair(folder: Path, plan: Plan, bad: bool = False) -> list[str]:
+    """Remove what is wrong, so that the next run makes it again; what was removed, in words.
+
+    Args:
+        folder: Of the output; locked by the caller.
+        plan: Of it.
+        bad: Units with bad items too, for the case that these can be read now.
+    """
     found = list(wrongs(folder, plan))
+    if bad:
+        seen = {unit for unit, _ in found}
+        records = (record_of(folder, unit) for unit in range(plan.units) if unit not in seen)
+        having = (record for record in records if record and record["bad"])
+        found += [Wrong(record["unit"], f"{record['shard']}: {record['bad']} bad items") for record in having]
+    for path in strangers(folder, {name_of(unit) for unit in range(plan.units)}):
+        store.remove(path)
     if found:
         store.remove(folder / MANIFEST)
     for unit, _ in found:

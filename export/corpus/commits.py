@@ -27,6 +27,12 @@ from . import store
 from .plan import Plan
 from .unit import Made, name_of
 
+FIELDS = {  # of a record
+    **dict.fromkeys(("unit", "bytes", "rows", "bad", "unreached", "codes"), int),
+    **{"seconds": float, "sha256": str, "shard": str},
+}
+SUMMED = ("rows", "bad", "unreached", "codes", "bytes", "seconds")  # of records, in the manifest
+
 
 def commit(folder: Path, made: Made) -> None:
     """A shard, then its record.
@@ -45,14 +51,19 @@ def as_json(values: Any) -> bytes:
     return (json.dumps(values, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
+def holds_output(folder: Path) -> bool:
+    """Whether there are shards or a manifest."""
+    return (folder / MANIFEST).exists() or any(folder.glob("shard-*"))
+
+
 def record_of(folder: Path, unit: int) -> dict[str, Any] | None:
     """The commit record of a unit, if it is there and its shard is as long as it says."""
     path = folder / name_of(unit)
     try:
         record = json.loads(path.with_suffix(".json").read_bytes())
-        there = record["unit"] == unit and path.with_suffix(".parquet").stat().st_size == record["bytes"]
-        there = there and record.keys() >= {"rows", "bad", "codes", "seconds", "sha256", "shard"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        right = all(type(record[name]) is kind for name, kind in FIELDS.items())
+        there = right and record["unit"] == unit and path.with_suffix(".parquet").stat().st_size == record["bytes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return record if there else None
 
@@ -91,7 +102,7 @@ def manifest(meaning: Meaning, records: Sequence[dict[str, Any]], settings: dict
         "version": VERSION,
         "meaning": meaning.to_dict(),
         "settings": settings,
-        **{name: sum(record[name] for record in records) for name in ("rows", "bad", "codes", "bytes", "seconds")},
+        **{name: sum(record[name] for record in records) for name in SUMMED},
         "sha256": hashlib.sha256(digests.encode()).hexdigest(),
         "units": list(records),
     }

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sigtok.codecs.corpus import MANIFEST, Corpus
+from sigtok.codecs.corpus import Corpus
 from sigtok.codecs.shards import Meaning, Row
-from sigtok.export.exits import DATA, NO_OUTPUT, Failure
+from sigtok.export.exits import DATA, NO_OUTPUT, Failure, one_line
 
 from . import store
-from .commits import commit, manifest, write_manifest
+from .commits import commit, holds_output, manifest, write_manifest
+from .plan import NAME
 from .unit import made_of
 
 
@@ -26,24 +27,47 @@ def merge(folders: Sequence[Path], dest: Path, codes: int) -> dict[str, Any]:
     Raises:
         Failure: If meanings or ids collide, or there is an output already.
     """
-    corpora, seen = [Corpus(folder) for folder in folders], set[str]()
+    corpora = [Corpus(folder) for folder in folders]
     meaning = one_meaning(corpora)
+    check_names(corpora)
     with store.locked(dest):
-        if (dest / MANIFEST).exists() or any(dest.glob("shard-*")):
-            raise Failure(NO_OUTPUT, f"{dest}: holds an output already; choose another folder")
-        records = []
-        rows = (row for corpus in corpora for shard in corpus for row in shard)
-        for number, held in enumerate(cut(rows, codes)):
-            for row in held:
-                if row.id in seen:
-                    raise Failure(DATA, f"{row.id}: is an item of two outputs; merge those that have none in common")
-                seen.add(row.id)
-            made = made_of(number, held, meaning)
-            commit(dest, made)
-            records.append(made.record)
-        whole = manifest(meaning, records, {"codes": codes})
-        write_manifest(dest, whole)
+        if holds_output(dest) or (dest / NAME).exists():
+            raise Failure(NO_OUTPUT, f"{dest}: holds an output already, or a part of one; choose another folder")
+        records: list[dict[str, Any]] = []
+        try:
+            rows = (row for corpus in corpora for shard in corpus for row in shard)
+            for number, held in enumerate(cut(rows, codes)):
+                made = made_of(number, held, meaning)
+                records.append(made.record)
+                commit(dest, made)
+            whole = manifest(meaning, records, {"codes": codes})
+            write_manifest(dest, whole)
+        except BaseException:  # half of an output is none
+            for record in records:
+                for suffix in (".json", ".parquet"):
+                    (dest / record["shard"]).with_suffix(suffix).unlink(missing_ok=True)
+            raise
     return whole
+
+
+def check_names(corpora: Sequence[Corpus]) -> None:
+    """Raise Failure if a name is that of two items; only names are read."""
+    from pyarrow import parquet
+
+    seen = set[str]()
+    for corpus in corpora:
+        for part in corpus.parts:
+            try:
+                names = parquet.read_table(part.path, columns=["id"]).column("id").to_pylist()
+            except Exception as error:  # of damaged files, pyarrow raises anything
+                raise ValueError(
+                    f"{part.path}: damaged ({one_line(str(error))}); see sigtok tokenize verify"
+                ) from error
+            if twice := seen & set(names):
+                raise Failure(
+                    DATA, f"{min(twice)}: is an item of two outputs; merge those that have no names in common"
+                )
+            seen |= set(names)
 
 
 def one_meaning(corpora: Sequence[Corpus]) -> Meaning:

@@ -6,6 +6,7 @@ decide what the tokens are. It is frozen: a resumed run reads it, and files that
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -19,18 +20,19 @@ from typing import Any, NamedTuple
 from sigtok.codecs.features import open_features
 from sigtok.codecs.media import audio_info
 from sigtok.codecs.shards import Meaning
-from sigtok.export.exits import one_line
+from sigtok.export.exits import DATA, Failure, one_line
 
 from . import store
 from .items import Found, Item, Place
 from .places import opened, size_of
 
 NAME = "plan.parquet"
-KEY = b"sigtok"
-VERSION = 1
+KEY, DIGEST = b"sigtok", b"sigtok.sha256"
+VERSION = 2
 GROUP = 64  # units of a row group: what is read to have one of them
 AT_ONCE = 1024  # files whose headers are read by threads before the next are named
 PART = "#"  # between the name of a sound and the second at which a part of it begins
+UNREACHED = "could not be reached when it was planned: "  # begins the reason of an item that no run may read
 LEAST_REST = 0.5  # of a part: a shorter rest belongs to the part before it
 
 
@@ -119,29 +121,58 @@ class Plan:
             raise ValueError(f"{folder}: there is no plan; make one with sigtok tokenize plan")
         try:
             self.file = parquet.ParquetFile(path, page_checksum_verification=True)
-            words = json.loads(self.file.metadata.metadata[KEY])
+            text = self.file.metadata.metadata[KEY]
+            if self.file.metadata.metadata[DIGEST] != _digest(text):
+                raise ValueError("its settings are not those that were written")
+            words = json.loads(text)
             if words["version"] != VERSION:
                 raise ValueError(f"plans of version {VERSION} are read here, got {words['version']!r}")
             self.settings, self.said = Settings.from_dict(words["settings"]), words["said"]
-            self.units, self.items, self.seconds = int(words["units"]), int(words["items"]), float(words["seconds"])
+            self.units, self.items, self.bad = int(words["units"]), int(words["items"]), int(words["bad"])
+            self.seconds = float(words["seconds"])
         except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-            raise ValueError(f"{path}: a damaged plan ({one_line(str(error))}); make it again elsewhere") from error
+            raise _damaged(path, error) from error
         self.path = path
         self.held: tuple[int, list[list[Item]]] = (-1, [])
 
     def unit(self, number: int) -> list[Item]:
-        """The items of a unit."""
+        """The items of a unit.
+
+        Raises:
+            ValueError: If they are damaged.
+        """
         group = number // GROUP
         if self.held[0] != group:
-            units: list[list[Item]] = [[] for _ in range(GROUP)]
-            for row in self.file.read_row_group(group).to_pylist():
-                unit, place = row.pop("unit"), Place(*(row.pop(name) for name in Place._fields))
-                units[unit - group * GROUP].append(Item(place=place, **row))
-            self.held = group, units
+            try:
+                self.held = group, self._units(group)
+            except Exception as error:  # pyarrow's own, of damaged pages or heads
+                raise _damaged(self.path, error) from error
         return self.held[1][number % GROUP]
 
+    def _units(self, group: int) -> list[list[Item]]:
+        units: list[list[Item]] = [[] for _ in range(GROUP)]
+        for row in self.file.read_row_group(group).to_pylist():
+            unit, place = row.pop("unit"), Place(*(row.pop(name) for name in Place._fields))
+            units[unit - group * GROUP].append(Item(place=place, **row))
+        return units
 
-def make(folder: Path, found: Iterable[Found], settings: Settings, said: dict[str, Any], threads: int = 8) -> Plan:
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: a damaged plan ({one_line(str(error))}); make it again in another folder")
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
+
+
+def make(
+    folder: Path,
+    found: Iterable[Found],
+    settings: Settings,
+    said: dict[str, Any],
+    most_bad: float = 1.0,
+    threads: int = 8,
+) -> Plan:
     """Write the plan of files into a folder.
 
     Args:
@@ -149,10 +180,12 @@ def make(folder: Path, found: Iterable[Found], settings: Settings, said: dict[st
         found: Files in order; their headers are read here.
         settings: See `Settings`.
         said: Where the files come from, to know the plan again.
+        most_bad: Part of the items that may be unreadable.
         threads: That read headers.
 
     Raises:
         ValueError: If there is no file.
+        Failure: If more items cannot be read; nothing is planned then.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -161,8 +194,9 @@ def make(folder: Path, found: Iterable[Found], settings: Settings, said: dict[st
     hints = {name: kinds[type(value)] for name, value in Place("")._asdict().items()}
     own = {name: kinds[type(value)] for name, value in Item("", Place(""))._asdict().items() if name != "place"}
     schema = pa.schema([("unit", pa.int64()), *(hints | own).items()])
-    units, count, seconds, seen = 0, 0, 0.0, set[str]()
-    with store.writing(folder / NAME) as path, parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    units, count, seconds, seen, reasons = 0, 0, 0.0, set[str](), Counter[str]()
+    options = {"compression": "zstd", "write_page_checksum": True}
+    with store.writing(folder / NAME) as path, parquet.ParquetWriter(path, schema, **options) as writer:
         groups = cut(items_of(found, settings, threads), settings)
         while group := list(islice(groups, GROUP)):
             rows = []
@@ -172,15 +206,24 @@ def make(folder: Path, found: Iterable[Found], settings: Settings, said: dict[st
                     raise ValueError(f"{twice[0]}: is the name of two parts of sounds; rename one of them")
                 seen.update(named)
                 rows += [{"unit": units} | item.place._asdict() | _without_place(item) for item in unit]
+                reasons.update(item.reason for item in unit if item.reason)
                 seconds += sum(item.seconds for item in unit)
                 count += len(unit)
                 units += 1
             writer.write_table(pa.Table.from_pylist(rows, schema))
         if not count:
             raise ValueError("a corpus has at least one file, got none; check the source")
+        if (bad := reasons.total()) > most_bad * count:
+            (reason, times), *_ = reasons.most_common(1)
+            raise Failure(
+                DATA,
+                f"{bad} of {count} items cannot be read, {most_bad:.3g} of them may be (--max-bad); {times} because: "
+                f"{reason}; nothing was planned",
+            )
         words = {"version": VERSION, "settings": settings.to_dict(), "said": said}
-        words |= {"units": units, "items": count, "seconds": seconds}
-        writer.add_key_value_metadata({KEY: json.dumps(words, sort_keys=True)})
+        words |= {"units": units, "items": count, "bad": bad, "seconds": seconds}
+        text = json.dumps(words, sort_keys=True).encode()
+        writer.add_key_value_metadata({KEY: text, DIGEST: _digest(text)})
     return Plan(folder)
 
 
@@ -234,7 +277,9 @@ def measured(file: Found, settings: Settings) -> list[Item]:
             else:
                 info = audio_info(source)
                 header = Header(info.frames, info.sample_rate)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        return [whole._replace(reason=UNREACHED + reason_of(error, file.id, file.place))]
+    except ValueError as error:
         return [whole._replace(reason=reason_of(error, file.id, file.place))]
     return parts(whole, file, header, settings)
 

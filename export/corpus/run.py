@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sigtok.codecs.corpus import MANIFEST
-from sigtok.codecs.shards import Meaning
+from sigtok.codecs.pretrained import bundled
+from sigtok.codecs.shards import Meaning, Shard
 from sigtok.codecs.spec import Rate
-from sigtok.export.exits import DATA, USAGE, Failure, say
+from sigtok.export.exits import DATA, NO_OUTPUT, USAGE, Failure, say
 from sigtok.export.released import open_model, spec_of
 from sigtok.export.released import record_of as record_of_model
 
 from . import store
-from .commits import commit, finish, missing, record_of
+from .commits import commit, finish, holds_output, missing, record_of
 from .plan import NAME, Plan, Settings, make
 from .sources import find
 from .unit import Made
+from .uris import is_url, plain
 from .workers import Workers, devices_of, here
 
 Runner = Callable[[Sequence[int]], Iterator[Made]]
@@ -27,16 +31,17 @@ Told = Callable[[dict[str, Any], bool], None]
 Conditions = Sequence[tuple[str, str]]
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """Which units are of this process: every ``of``-th, from ``number`` on."""
 
     number: int = 0
     of: int = 1
 
-    @property
-    def part(self) -> str:
-        """Its name in locks; empty for all."""
-        return f".{self.number}-of-{self.of}" if self.of > 1 else ""
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no share."""
+        if not 0 <= self.number < self.of:
+            raise ValueError(f"a share is one of 0 to {self.of - 1}, got {self.number}")
 
     def units(self, plan: Plan) -> range:
         """Its units, in order."""
@@ -44,37 +49,45 @@ class Share(NamedTuple):
 
 
 def planned(
-    folder: Path, sources: Sequence[str], settings: Settings, where: Conditions = (), exclude: Conditions = ()
+    folder: Path,
+    sources: Sequence[str],
+    settings: Settings,
+    where: Conditions = (),
+    exclude: Conditions = (),
+    *,
+    share: Share | None = None,
+    most_bad: float = 1.0,
 ) -> Plan:
-    """The plan of an output, made if there is none.
+    """The plan of an output, made if there is none; one that is there is of these sources and settings.
 
     Args:
         folder: Of the output; locked by the caller.
-        sources: See `find`.
+        sources: See `find`; paths count from the current folder, and are absolute in the plan.
         settings: See `Settings`.
         where: Columns of manifests and values of which a row must have one of each column.
         exclude: Columns and values that leave a row out.
+        share: Of several processes, which find a plan and make none.
+        most_bad: Part of the items that may be unreadable.
 
     Raises:
-        Failure: If there is another.
+        Failure: If there is another plan, shards without one, or too many items cannot be read.
+        ValueError: If there is none to share, or it is damaged.
     """
-    said = {"sources": list(sources), "where": [list(pair) for pair in where], "exclude": [list(p) for p in exclude]}
+    whole = [source if is_url(plain(source)) or not source else os.path.abspath(plain(source)) for source in sources]
+    said = {"sources": whole, "where": [list(pair) for pair in where], "exclude": [list(pair) for pair in exclude]}
     if not (folder / NAME).is_file():
-        found = find(sources, settings.meaning.spec.modality, where, exclude)
-        return make(folder, found, settings, said)
-    return checked(folder, settings, said)
-
-
-def checked(folder: Path, settings: Settings, said: dict[str, Any] | None = None) -> Plan:
-    """The plan that is there, if it is of these settings, and of these sources.
-
-    Raises:
-        Failure: If it is not.
-    """
+        if holds_output(folder):
+            raise Failure(
+                NO_OUTPUT, f"{folder}: holds shards and no plan of them, as merged outputs do; choose another output"
+            )
+        if share is None or share.of == 1:
+            found = find(whole, settings.meaning.spec.modality, where, exclude)
+            return make(folder, found, settings, said, most_bad)
     plan = Plan(folder)
     different = plan.settings.differences(settings)
-    if said is not None and plan.said != said:
-        different.append(f"sources {plan.said} there, {said} here")
+    different += [
+        f"{name} {plan.said.get(name)} there, {said[name]} here" for name in said if plan.said.get(name) != said[name]
+    ]
     if different:
         raise Failure(USAGE, f"{folder}: was planned otherwise: {'; '.join(different)}; choose another output")
     return plan
@@ -98,6 +111,8 @@ def go_on(
         told: Gets the record of every unit, and whether it was made just now.
         most_bad: Part of the items that may be bad; it ends as soon as more of all those of the share are.
 
+    Units with items that could not be reached are made again, which changes nothing if they cannot be reached now.
+
     Returns:
         Units of others that are missing; none if the output is complete.
 
@@ -118,16 +133,20 @@ def go_on(
         if bad > most_bad * items:
             raise Failure(
                 DATA,
-                f"{bad} of {rows} items are bad, {most_bad:.3g} of them may be (--max-bad); what is done is kept; with "
-                f"--max-bad 1 the output is completed and sigtok tokenize stats says why they are",
+                f"{bad} of {rows} items are bad, {most_bad:.3g} of them may be (--max-bad), such as "
+                f"{an_example(folder, units)}; what is done is kept, and the next run tries again what could not be "
+                f"reached",
             )
 
     for unit in units:
-        if record := record_of(folder, unit):
+        record = record_of(folder, unit)
+        if record and not record["unreached"]:
             count(record, False)
         else:
             todo.append(unit)
     if todo:
+        if (folder / MANIFEST).exists():
+            store.remove(folder / MANIFEST)
         for made in runner(todo):
             commit(folder, made)
             count(made.record, True)
@@ -136,6 +155,17 @@ def go_on(
     if not left and not (folder / MANIFEST).is_file():
         finish(folder, plan)
     return left
+
+
+def an_example(folder: Path, units: Iterable[int]) -> str:
+    """A bad item, and why it is bad."""
+    for unit in units:
+        record = record_of(folder, unit)
+        if record and record["bad"]:
+            shard = Shard(folder / record["shard"])
+            row = shard.good.index(False)
+            return f"{shard.ids[row]}: {shard.reasons[row]}"
+    return "none"
 
 
 class Progress:
@@ -184,8 +214,12 @@ def settings_of(model: str, rate: Rate | None = None, **options: Any) -> Setting
         Failure: If there is no such model, it has no such rate, or an option is out of range.
     """
     spec, record = spec_of(model), record_of_model(model)
+    for name, modality in (("size", "image"), ("downmix", "audio")):
+        if options.get(name) and spec.modality != modality:
+            raise Failure(USAGE, f"--{name} is of {modality}, got a model of {spec.modality}; leave it out")
+    place = model if model in bundled() else os.path.abspath(model)
     try:
-        return Settings(model=model, meaning=Meaning(spec, spec.resolve(rate), record["stream_id"]), **options)
+        return Settings(model=place, meaning=Meaning(spec, spec.resolve(rate), record["stream_id"]), **options)
     except ValueError as error:
         raise Failure(USAGE, f"{error}") from error
 
@@ -233,15 +267,15 @@ def tokenize(
         Units of other shares that are still missing; none if the output is complete.
 
     Raises:
-        Failure: If the output is being written, was planned otherwise or cannot be written, the model or a source is
-            not there, or too many items are bad.
+        Failure: If the output is being written, was planned otherwise or cannot be written, the model is not there,
+            or too many items are bad.
+        OSError: If a source cannot be reached.
+        ValueError: If a source or the plan is damaged, or a source has no signals.
     """
     folder, share, settings = Path(out), share or Share(), settings_of(model, rate, **options)
-    with store.locked(folder, share.part):
-        if share.of > 1:
-            plan = checked(folder, settings)
-        else:
-            plan = planned(folder, [sources] if isinstance(sources, str) else list(sources), settings, where, exclude)
+    named = [sources] if isinstance(sources, str) else list(sources)
+    with store.locked(folder, share.number, share.of):
+        plan = planned(folder, named, settings, where, exclude, share=share, most_bad=most_bad)
         if runner == "ray":
             from .on_ray import on_ray
 

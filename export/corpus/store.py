@@ -1,7 +1,7 @@
 """Files that are whole or not there: the only module that writes into an output folder.
 
-A file is written beside its place, synced, renamed, and the folder is synced. Every one of these steps calls `step`,
-so that tests can end the process or fill the disk at each of them in turn.
+A file is written beside its place, under a name of this process alone, synced, renamed, and the folder is synced. Every
+one of these steps calls `step`, so that tests can end the process or fill the disk at each of them in turn.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sigtok.export.exits import NO_OUTPUT, Failure
 
 TEMPORARY = ".part-"
 LOCK = ".lock"
+PATIENCE = 2.0  # seconds in which one of several writers waits for another to sign
 
 step: Callable[[str, Path], None] = lambda what, path: None  # noqa: E731 - tests put another in its place
 
@@ -38,7 +40,7 @@ def write(path: Path, data: bytes) -> None:
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A place beside a file for another to write to; the file is there, whole, when the block ends."""
-    temporary = path.with_name(TEMPORARY + path.name)
+    temporary = path.with_name(f"{TEMPORARY}{socket.gethostname()}-{os.getpid()}-{path.name}")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -70,53 +72,94 @@ def sync(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, part: str = "") -> Iterator[None]:
+def locked(folder: Path, number: int = 0, of: int = 1) -> Iterator[None]:
     """The folder, made if it is missing, for one writer alone; or for one of several that write different parts.
 
     The lock is the system's (``flock``): it ends with the process that holds it, however that ends. What a killed
-    writer left half written is removed.
+    writer left half written is removed by the next that writes alone. A folder that was made and holds nothing in the
+    end is removed.
 
     Args:
         folder: Of the output.
-        part: Of several writers (".3-of-16"), of which each has one; empty for a writer of all.
+        number: Of several writers, of which each number has one.
+        of: Several writers, all with this number of them; 1 for a writer of all.
 
     Raises:
         Failure: If another process holds it (told who), or the folder cannot be made.
     """
-    with ExitStack() as open_files:
+    part, made = f".{number}-of-{of}" if of > 1 else "", not folder.exists()
+    with ExitStack() as opened:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            files = [
-                open_files.enter_context((folder / name).open("a+")) for name in dict.fromkeys((LOCK, LOCK + part))
-            ]
+            whole = opened.enter_context((folder / LOCK).open("a+"))
+            own = opened.enter_context((folder / (LOCK + part)).open("a+")) if part else None
         except OSError as error:
             reason = error.strerror or str(error)
             raise Failure(NO_OUTPUT, f"{folder}: cannot be written ({reason}); choose another output") from error
-        for file, shared in zip(files, (bool(part), False), strict=False):
-            _take(file, folder, shared)
-        for file in files:
-            file.seek(0)
-            file.truncate()
-            file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-            file.flush()
-        if not part:
+        if own is None:
+            if not _take(whole, fcntl.LOCK_EX):
+                raise _held(whole, folder)
+            _sign(whole, of)
             for left in folder.glob(f"{TEMPORARY}*"):
                 left.unlink(missing_ok=True)
-        yield
+        else:
+            _join(whole, folder, of)
+            if not _take(own, fcntl.LOCK_EX):
+                raise _held(own, folder)
+            _sign(own, of)
+        try:
+            yield
+        finally:
+            if made and not part and {path.name for path in folder.iterdir()} == {LOCK}:
+                (folder / LOCK).unlink()
+                folder.rmdir()
 
 
-def _take(file: IO[str], folder: Path, shared: bool) -> None:
+def _join(file: IO[str], folder: Path, of: int) -> None:
+    """Take the lock of all writers together with others that are as many."""
+    ends = time.monotonic() + PATIENCE
+    while True:
+        if _take(file, fcntl.LOCK_EX):  # nobody else is there
+            _sign(file, of)
+        if _take(file, fcntl.LOCK_SH):
+            break
+        if time.monotonic() > ends:
+            raise _held(file, folder)
+        time.sleep(0.02)
+    if (others := _owner(file).get("of")) != of:
+        raise Failure(
+            NO_OUTPUT, f"{folder}: its units are shared by {others} processes now, got a share of {of}; wait for them"
+        )
+
+
+def _take(file: IO[str], kind: int) -> bool:
+    """Whether the lock is ours now."""
     try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise
-        file.seek(0)
-        try:
-            held = json.loads(file.read())
-            owner = f"process {held['pid']} on {held['host']}"
-        except (ValueError, KeyError):
-            owner = "another process"
-        raise Failure(
-            NO_OUTPUT, f"{folder}: {owner} writes there now; wait for its end, or choose another output"
-        ) from error
+        return False
+    return True
+
+
+def _sign(file: IO[str], of: int) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "of": of}))
+    file.flush()
+
+
+def _owner(file: IO[str]) -> dict[str, Any]:
+    """What the last one to sign said; nothing if that cannot be read."""
+    file.seek(0)
+    try:
+        return dict(json.loads(file.read()))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _held(file: IO[str], folder: Path) -> Failure:
+    owner = _owner(file)
+    named = f"process {owner['pid']} on {owner['host']}" if owner.keys() >= {"pid", "host"} else "another process"
+    return Failure(NO_OUTPUT, f"{folder}: {named} writes there now; wait for its end, or choose another output")

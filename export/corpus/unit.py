@@ -24,6 +24,7 @@ from .places import opened, size_of
 from .plan import Settings, reason_of
 
 AHEAD_SECONDS, AHEAD_ITEMS = 120.0, 16  # decoded before they are needed, about
+UNREACHED = "could not be reached: "  # begins the reason of an item that another run may read
 
 
 class Made(NamedTuple):
@@ -76,6 +77,7 @@ def made_of(number: int, rows: Sequence[Row], meaning: Meaning) -> Made:
         "sha256": hashlib.sha256(data).hexdigest(),
         "rows": len(rows),
         "bad": len(rows) - len(good),
+        "unreached": sum(row.reason.startswith(UNREACHED) for row in rows),
         "codes": sum(len(row.codes) for row in good if row.codes is not None),
         "seconds": sum(row.extent[0] for row in good) / rate if rate else 0.0,
     }
@@ -164,7 +166,9 @@ def signal_of(item: Item, settings: Settings) -> Tensor | str:
                 downmix=settings.downmix,
             )
             return torch.from_numpy(signal)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        return UNREACHED + reason_of(error, item.id, item.place)
+    except ValueError as error:
         return reason_of(error, item.id, item.place)
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,6 +29,7 @@ from .unit import Made, bad_row, encode_unit, made_of, rows_of
 
 TRIES = 2  # of a unit whose process died, before its items are tried one by one
 AHEAD = 1  # units that wait for each process
+T = TypeVar("T")
 DIED = "the process that encoded it died"
 
 _worker: tuple[Plan, Codec, int] | Exception
@@ -106,7 +107,7 @@ class Workers:
                         again.extend(islice(rest, 0 if again else 1))
                         if not again:
                             break
-                        future = pool.submit(_unit, again[0])
+                        future = submitted(pool, _unit, again[0])
                         running[future] = again.popleft()
                     if not running:
                         return
@@ -132,7 +133,7 @@ class Workers:
         try:
             for index, item in enumerate(items):
                 try:
-                    rows.append(pool.submit(_item, number, index).result())
+                    rows.append(submitted(pool, _item, number, index).result())
                 except BrokenProcessPool:
                     self.tell(f"{item.id}: {DIED}; left out")
                     rows.append(bad_row(item, DIED))
@@ -149,6 +150,15 @@ class Workers:
             devices.put(device)
         arguments = (self.plan.path.parent, self.model, devices, self.decoders)
         return ProcessPoolExecutor(count, context, _begin, arguments)
+
+
+def submitted(pool: ProcessPoolExecutor, work: Callable[..., T], *arguments: int) -> Future[T]:
+    """A call to come. The processes that it may begin never hear Ctrl-C, not even while they load their libraries."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # is inherited
+    try:
+        return pool.submit(work, *arguments)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _finished(future: Future[Made]) -> bool:

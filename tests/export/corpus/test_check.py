@@ -9,6 +9,7 @@ import pytest
 from sigtok.codecs.media import write_audio
 from sigtok.codecs.shards import Shard
 from sigtok.export.cli import main
+from sigtok.export.corpus.commits import commit
 from sigtok.export.corpus.run import tokenize
 
 pytest.importorskip("pyarrow")
@@ -51,6 +52,10 @@ def recount(path):
     path.write_text(path.read_text().replace('"rows": ', '"rows": 1'))
 
 
+def retype(path, name, value):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}, sort_keys=True) + "\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -59,6 +64,10 @@ def recount(path):
         (lambda out: (out / "shard-000001.json").unlink(), "shard-000001: missing"),
         (lambda out: (out / "shard-000001.json").write_text("[" * 9), "shard-000001: missing"),
         (lambda out: recount(out / "shard-000001.json"), "shard-000001.parquet: its record counts other"),
+        (lambda out: retype(out / "shard-000001.json", "rows", "x"), "shard-000001: missing"),
+        (lambda out: retype(out / "shard-000001.json", "sha256", 5), "shard-000001: missing"),
+        (lambda out: shutil.copy(out / "shard-000000.parquet", out / "shard-000099.parquet"), "no such shard"),
+        (lambda out: shutil.copy(out / "shard-000000.parquet", out / "shard-copy.parquet"), "no such shard"),
         (lambda out: (out / "manifest.json").unlink(), "manifest.json: missing"),
         (lambda out: flip(out / "manifest.json"), "manifest.json: is not of these shards"),
         (
@@ -144,9 +153,46 @@ def test_merged_outputs_are_their_rows_in_order(codes, output, model, tmp_path, 
     assert "holds an output already" in capsys.readouterr().err
 
 
+def test_merged_outputs_are_verified_by_their_manifest(output, corpus, model, tmp_path, capsys):
+    merged = tmp_path / "merged"
+    assert main(["tokenize", "merge", str(output), str(merged), "--codes", "300"]) == 3
+    assert main(["tokenize", "verify", str(merged)]) == 0
+    assert "all as they were written" in capsys.readouterr().out
+    before = bytes_of(merged)
+    for verb in (["plan", str(corpus), str(merged), "-m", model], ["run", str(corpus), str(merged), "-m", model]):
+        assert main(["tokenize", *verb]) == 73
+    assert main(["tokenize", "repair", str(merged)]) == main(["tokenize", "verify", str(merged), "--again", "3"]) == 2
+    assert bytes_of(merged) == before
+    shutil.copy(merged / "shard-000000.parquet", merged / "shard-000099.parquet")
+    flip(merged / "shard-000001.parquet")
+    assert main(["tokenize", "verify", str(merged)]) == 65
+    said = capsys.readouterr().out
+    assert "shard-000099.parquet: manifest.json has no such shard" in said
+    assert "shard-000001.parquet: its bytes are not those that were written" in said
+    for path in merged.glob("shard-000001.*"):
+        path.unlink()
+    assert main(["tokenize", "verify", str(merged)]) == 65
+
+
+def test_a_merge_that_ends_early_leaves_nothing(output, tmp_path, monkeypatch, capsys):
+    done = []
+
+    def full(folder, made):
+        if len(done) == 2:
+            raise OSError(28, "No space left on device")
+        done.append(made)
+        commit(folder, made)
+
+    monkeypatch.setattr("sigtok.export.corpus.merge.commit", full)
+    line = ["tokenize", "merge", str(output), str(tmp_path / "merged"), "--codes", "100"]
+    assert main(line) == 74 and not (tmp_path / "merged").exists()
+    monkeypatch.undo()
+    assert main(line) == 3
+
+
 def test_outputs_of_one_corpus_or_of_two_rates_are_not_merged(output, corpus, model, tmp_path, capsys):
     assert main(["tokenize", "merge", str(output), str(output), str(tmp_path / "all")]) == 65
-    assert "is an item of two outputs" in capsys.readouterr().err
+    assert "is an item of two outputs" in capsys.readouterr().err and not (tmp_path / "all").exists()
     assert (
         main(
             [
@@ -182,6 +228,7 @@ def test_the_words_of_the_command_line():
         (["tokenize", "run", "in", "out", "-m", "speech_24khz", "--share", "3/3"], 2),
         (["tokenize", "run", "in", "out", "-m", "speech_24khz", "--share", "x"], 2),
         (["tokenize", "plan", "in", "out", "-m", "speech_24khz", "--unit-seconds", "0"], 2),
+        (["tokenize", "in", "out", "-m", "speech_24khz", "--max-bad", "2"], 2),
     ):
         with pytest.raises(SystemExit) as caught:
             main(line)

@@ -7,7 +7,10 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -26,8 +29,10 @@ from sigtok.export.corpus.run import Share, tokenize
 from sigtok.export.exits import Failure
 
 pytest.importorskip("pyarrow")
-NAMES = ("ID", "COUNT", "MIN", "STEP")  # of a task of an array: SLURM_ARRAY_TASK_...
+NAMES = ("ID", "COUNT", "MIN", "MAX", "STEP")  # of a task of an array
+SLURM = [f"SLURM_ARRAY_TASK_{name}" for name in NAMES]
 UNITS = dict(unit_seconds=2.0, part_seconds=1.6)
+LINE = ["--unit-seconds", "2", "--part-seconds", "1.6"]  # the same
 
 
 def tree(folder):
@@ -166,6 +171,8 @@ def test_shares_in_any_order_write_the_same_bytes(corpus, model, whole, tmp_path
                 "2",
                 "--part-seconds",
                 "1.6",
+                "--max-bad",
+                "1",
             ]
         )
         == 0
@@ -186,17 +193,38 @@ def test_shares_in_any_order_write_the_same_bytes(corpus, model, whole, tmp_path
         ({"RANK": "0", "WORLD_SIZE": "1"}, [Share()]),
         ({"RANK": "2", "WORLD_SIZE": "3"}, [Share(2, 3)]),
         ({"SLURM_ARRAY_TASK_COUNT": "1", "SLURM_ARRAY_TASK_ID": "5"}, [Share()]),
-        ([(1, 3, 1, 1), (2, 3, 1, 1), (3, 3, 1, 1)], [Share(0, 3), Share(1, 3), Share(2, 3)]),
-        ([(0, 3, 0, 4), (4, 3, 0, 4), (8, 3, 0, 4)], [Share(0, 3), Share(1, 3), Share(2, 3)]),
+        ([(1, 3, 1, 3, 1), (2, 3, 1, 3, 1), (3, 3, 1, 3, 1)], [Share(0, 3), Share(1, 3), Share(2, 3)]),
+        ([(0, 3, 0, 8, 4), (4, 3, 0, 8, 4), (8, 3, 0, 8, 4)], [Share(0, 3), Share(1, 3), Share(2, 3)]),
     ],
 )
 def test_tasks_of_torchrun_and_of_any_array_of_slurms_share_the_units(environment, shares):
     tasks = environment if isinstance(environment, list) else []
-    found = [
-        share_of({f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in zip(NAMES, task, strict=True)})
-        for task in tasks
-    ]
+    found = [share_of(dict(zip(SLURM, map(str, task), strict=True))) for task in tasks]
     assert (found or [share_of(environment)]) == shares
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "5", "WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2"},
+        {"RANK": "x", "WORLD_SIZE": "2"},
+        {"SLURM_ARRAY_TASK_COUNT": "4"},
+        dict(zip(SLURM, ("0", "2", "0", "2", "1"), strict=True)),  # --array=0,2
+        dict(zip(SLURM, ("5", "3", "3", "7", "1"), strict=True)),  # --array=3,5,7
+        dict(zip(SLURM, ("3", "2", "3", "14", "1"), strict=True)),  # --array=3,14
+        dict(zip(SLURM, ("4", "3", "3", "9", "3"), strict=True)),
+    ],
+)
+def test_arrays_with_gaps_are_refused(environment, monkeypatch, capsys, model):
+    with pytest.raises(Failure, match="say which share this is: --share I/N"):
+        share_of(environment)
+    with pytest.raises(ValueError, match="a share is one of 0 to 1, got 2"):
+        Share(2, 2)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["tokenize", "in", "out", "-m", model]) == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_share_needs_a_plan(corpus, model, tmp_path):
@@ -221,7 +249,68 @@ def test_another_plan_is_refused_and_what_is_there_stays(corpus, model, whole, p
             run(corpus, whole, model, **options)
     with pytest.raises(Failure, match="sources"):
         run(pictures, whole, model)
+    with pytest.raises(Failure, match="sources"):
+        run(pictures, whole, model, share=Share(0, 2))
+    with pytest.raises(Failure, match="where"):
+        run(corpus, whole, model, where=[("a", "b")], share=Share(0, 2))
     assert tree(whole) == before
+
+
+def test_sources_are_where_they_were_wherever_the_next_run_stands(corpus, model, whole, tmp_path, monkeypatch):
+    (tmp_path / "other" / corpus.name).mkdir(parents=True)
+    monkeypatch.chdir(corpus.parent)
+    assert run(corpus.name, tmp_path / "out", model) == []
+    monkeypatch.chdir(tmp_path / "other")
+    for same in (corpus, f"{corpus}/", f"file://{corpus}", f"{corpus}/../{corpus.name}"):
+        assert run(same, tmp_path / "out", model) == []
+    with pytest.raises(Failure, match="sources"):
+        run(corpus.name, tmp_path / "out", model)
+    assert tree(tmp_path / "out") == tree(whole)
+
+
+def test_shards_without_their_plan_are_refused(corpus, model, whole, tmp_path, capsys):
+    out = shutil.copytree(whole, tmp_path / "out")
+    (out / "plan.parquet").unlink()
+    before = tree(out)
+    line = ["tokenize", str(corpus), str(out), "-m", model]
+    assert main(line) == 73
+    (out / "manifest.json").unlink()
+    assert main(line) == main(["tokenize", "plan", *line[1:]]) == 73
+    assert "holds shards and no plan of them" in capsys.readouterr().err
+    assert tree(out) == {name: digest for name, digest in before.items() if name != "manifest.json"}
+
+
+def test_every_flipped_byte_of_a_plan_is_found_or_changes_nothing(whole, tmp_path):
+    data = (whole / "plan.parquet").read_bytes()
+    said = Plan(whole)
+    items = [said.unit(unit) for unit in range(said.units)]
+    found = 0
+    for place in range(4, len(data), 3):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "plan.parquet").write_bytes(damaged)
+        try:
+            plan = Plan(tmp_path)
+            same = (plan.units, plan.items, plan.settings, plan.said) == (
+                said.units,
+                said.items,
+                said.settings,
+                said.said,
+            )
+            assert same and [plan.unit(unit) for unit in range(plan.units)] == items, place
+        except ValueError as error:
+            assert "a damaged plan" in str(error) and "\n" not in str(error)
+            found += 1
+    assert found > 0.5 * len(range(4, len(data), 3))
+
+
+def test_a_plan_of_damaged_pages_is_told(whole, tmp_path, capsys):
+    out = shutil.copytree(whole, tmp_path / "out")
+    data = bytearray((out / "plan.parquet").read_bytes())
+    data[60:90] = bytes(30)
+    (out / "plan.parquet").write_bytes(data)
+    assert main(["tokenize", "verify", str(out)]) == main(["tokenize", "repair", str(out)]) == 65
+    assert "plan.parquet: a damaged plan" in capsys.readouterr().err
 
 
 # -- kills and full disks ----------------------------------------------------------------------------------
@@ -314,7 +403,7 @@ def test_a_full_disk_at_every_step_ends_with_74_and_keeps_what_there_was(
         said = capsys.readouterr().err
         assert "No space left on device" in said and "Traceback" not in said
         out = tmp_path / str(number)
-        assert not [path for path in out.iterdir() if path.name.startswith(store.TEMPORARY)]
+        assert not list(out.glob(f"{store.TEMPORARY}*"))
         for path in out.glob("*.json"):
             assert tree(whole)[path.name] == tree(out)[path.name]
         monkeypatch.undo()
@@ -357,12 +446,48 @@ def test_a_second_writer_is_told_who_holds_the_output(corpus, model, tmp_path):
 
 
 def test_writers_of_different_shares_do_not_meet_and_of_the_same_do(tmp_path):
-    with store.locked(tmp_path, ".0-of-2"), store.locked(tmp_path, ".1-of-2"):
-        for part in (".0-of-2", ""):
-            with pytest.raises(Failure, match="writes there now"), store.locked(tmp_path, part):
+    with store.locked(tmp_path, 0, 2), store.locked(tmp_path, 1, 2):
+        for share in ((0, 2), ()):
+            with pytest.raises(Failure, match="writes there now"), store.locked(tmp_path, *share):
                 pass
     with store.locked(tmp_path):
         pass
+
+
+def test_shares_of_other_numbers_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "PATIENCE", 0.1)
+    with (
+        store.locked(tmp_path, 3, 64),
+        pytest.raises(Failure, match="shared by 64 processes now, got a share of 2"),
+        store.locked(tmp_path, 1, 2),
+    ):
+        pass
+    with store.locked(tmp_path, 1, 2), store.locked(tmp_path, 0, 2):
+        pass
+
+
+def test_many_shares_may_begin_at_once(tmp_path):
+    def work(number):
+        with store.locked(tmp_path, number, 8):
+            time.sleep(0.3)
+        return 0
+
+    children = []
+    for number in range(8):
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(work(number))
+            finally:
+                os._exit(70)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 8
+
+
+def test_a_folder_that_was_made_for_nothing_is_removed(model, tmp_path, capsys):
+    assert main(["tokenize", str(tmp_path / "nowhere"), str(tmp_path / "out"), "-m", model]) == 2
+    assert main(["tokenize", "repair", str(tmp_path / "out")]) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_lock_of_a_killed_writer_is_free(tmp_path):
@@ -385,30 +510,79 @@ def test_an_output_that_cannot_be_made_is_told(corpus, model, tmp_path, capsys):
 # -- bad items ---------------------------------------------------------------------------------------------
 
 
-def test_too_many_bad_items_end_the_run_and_what_is_done_stays(model, tmp_path, capsys):
+def test_a_corpus_that_cannot_be_read_is_not_planned(model, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for number in range(4):
         (tmp_path / "in" / f"{number}.wav").write_bytes(b"RIFF....WAVE")
-    line = ["tokenize", str(tmp_path / "in"), str(tmp_path / "out"), "-m", model, "--workers", "0"]
-    assert main(line) == 65
-    assert "4 of 4 items are bad" in capsys.readouterr().err
-    assert main([*line, "--max-bad", "1"]) == 3
+    line = ["tokenize", str(tmp_path / "in"), str(tmp_path / "out"), "-m", model]
+    for verb in ([*line, "--workers", "0"], [line[0], "plan", *line[1:]]):
+        assert main(verb) == 65
+        said = capsys.readouterr().err
+        assert "4 of 4 items cannot be read" in said and "4 because: truncated" in said
+        assert not (tmp_path / "out").exists()
+    assert main([*line, "--workers", "0", "--max-bad", "1"]) == 65  # all of them
 
 
-def test_a_bad_beginning_is_not_the_end_if_the_rest_is_good(model, tmp_path, capsys):
-    """Items are counted among all that are planned, not among those of the first units."""
+@pytest.fixture
+def ten(model, tmp_path):
+    """A line that tokenizes ten planned sounds, of which two changed since: bad rows of the first units."""
     (tmp_path / "in").mkdir()
     for number in range(10):
-        if number < 2:
-            (tmp_path / "in" / f"{number}.wav").write_bytes(b"RIFF....WAVE")
-        else:
-            write_audio(tmp_path / "in" / f"{number}.wav", np.zeros((1, 24_000)), 24_000)
-    line = ["tokenize", str(tmp_path / "in"), str(tmp_path / "out"), "-m", model, "--workers", "0"]
-    line += ["--unit-seconds", "0.5", "--max-bad"]
-    assert main([*line, "0.1"]) == 65
-    assert "2 of 3 items are bad, 0.1 of them may be" in capsys.readouterr().err
-    assert main([*line, "0.2"]) == 3
+        write_audio(tmp_path / "in" / f"{number}.wav", np.zeros((1, 24_000)), 24_000)
+    line = ["tokenize", str(tmp_path / "in"), str(tmp_path / "out"), "-m", model, "--unit-seconds", "0.5"]
+    assert main([line[0], "plan", *line[1:]]) == 0
+    for number in (0, 2):
+        write_audio(tmp_path / "in" / f"{number}.wav", np.zeros((1, 30_000)), 24_000)
+    return [*line, "--workers", "0", "--max-bad"]
+
+
+def test_a_bad_beginning_is_not_the_end_if_the_rest_is_good(ten, tmp_path, capsys):
+    """Items are counted among all that are planned, not among those of the first units."""
+    assert main([*ten, "0.1"]) == 65
+    assert "2 of 3 items are bad, 0.1 of them may be (--max-bad), such as 0.wav: had" in capsys.readouterr().err
+    assert main([*ten, "0.2"]) == 3
     assert manifest_of(tmp_path / "out")["bad"] == 2
+
+
+def test_bad_items_are_tried_again_after_repair(ten, tmp_path, capsys):
+    assert main([*ten, "0.2"]) == main([*ten, "0.2"]) == 3
+    for number in (0, 2):
+        write_audio(tmp_path / "in" / f"{number}.wav", np.zeros((1, 24_000)), 24_000)
+    assert main([*ten, "0.2"]) == 3
+    assert main(["tokenize", "repair", str(tmp_path / "out"), "--bad"]) == 0
+    assert capsys.readouterr().out.count(": 1 bad items") == 2
+    assert main([*ten, "0"]) == 0
+
+
+# -- what cannot be reached --------------------------------------------------------------------------------
+
+
+def test_what_could_not_be_reached_is_tried_again_by_the_next_run(corpus, model, whole, tmp_path):
+    """A mount that was missing, whether the run ended early or came to its end without it."""
+    away, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(corpus, away)
+    assert main(["tokenize", "plan", str(away), str(out), "-m", model, "--max-bad", "1", *LINE]) == 0
+    away.rename(tmp_path / "away")
+    with pytest.raises(Failure, match="could not be reached: there is no such file"):
+        run(away, out, model, most_bad=0.3)
+    assert run(away, out, model) == []
+    said = manifest_of(out)
+    assert said["bad"] == said["rows"] == said["unreached"] + 1  # one is broken by its plan
+    (tmp_path / "away").rename(away)
+    assert run(away, out, model) == []
+    assert tree(out) == tree(whole) and manifest_of(out)["unreached"] == 0
+
+
+def test_what_could_not_be_reached_when_it_was_planned_stays_out(model, tmp_path):
+    write_audio(tmp_path / "a.wav", np.zeros((1, 24_000)), 24_000)
+    (tmp_path / "rows.csv").write_text("file\na.wav\nb.wav\n")
+    run(tmp_path / "rows.csv", tmp_path / "out", model)
+    write_audio(tmp_path / "b.wav", np.zeros((1, 24_000)), 24_000)
+    before = tree(tmp_path / "out")
+    run(tmp_path / "rows.csv", tmp_path / "out", model)
+    rows = {row.id: row for row in rows_of(tmp_path / "out")}
+    assert rows["b.wav"].reason == "could not be reached when it was planned: there is no such file"
+    assert tree(tmp_path / "out") == before and manifest_of(tmp_path / "out")["unreached"] == 0
 
 
 def test_a_file_that_changed_since_it_was_planned_is_a_bad_row(model, tmp_path):
@@ -472,5 +646,28 @@ def test_an_item_that_kills_its_process_is_a_bad_row_and_costs_no_other(corpus, 
 def test_workers_that_cannot_begin_say_why(corpus, model, tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip("a device that is not there")
-    assert main(["tokenize", str(corpus), str(tmp_path), "-m", model, "--device", "cuda", "--workers", "1"]) == 2
+    line = ["tokenize", str(corpus), str(tmp_path), "-m", model, "--device", "cuda", "--workers", "1"]
+    assert main([*line, "--max-bad", "1"]) == 2
     assert "--device cuda: is not available here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("after", [1.4, 1.9, 2.4])
+def test_a_key_that_stops_all_processes_shows_no_traceback(after, corpus, model, tmp_path):
+    """Not even of workers that are loading their libraries."""
+    line = [sys.executable, "-m", "sigtok.export.cli", "tokenize", str(corpus), str(tmp_path / "out"), "-m", model]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen([*line, *LINE, "--max-bad", "1", "--workers", "2"], **options)
+    time.sleep(after)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said or "KeyboardInterrupt" not in said, said
+    assert process.returncode in (3, 75) or "Traceback" not in said
+
+
+@pytest.mark.parametrize(("option", "value"), [("--size", "64"), ("--downmix", None)])
+def test_options_of_other_signals_are_refused(option, value, corpus, pictures, model, picture_model, tmp_path, capsys):
+    source, other = (corpus, model) if option == "--size" else (pictures, picture_model)
+    words = [option] if value is None else [option, value]
+    assert main(["tokenize", str(source), str(tmp_path / "out"), "-m", other, *words]) == 2
+    assert f"{option} is of" in capsys.readouterr().err
