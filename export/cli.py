@@ -216,7 +216,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--codec", dest="model", metavar="MODEL", help="decodes the tokens; default: the bundled model they are of"
     )
-    text = "of each sound; default: until the model ends it, at most 30"
+    text = "of each sound, its prompt included; default: until the model ends it, at most 30"
     generate.add_argument("--seconds", type=amount, metavar="S", help=text)
     text = "below 1 what is likely is drawn more often, 0 always draws the likeliest (default: 1)"
     generate.add_argument("--temperature", type=level, default=1.0, metavar="T", help=text)

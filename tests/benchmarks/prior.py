@@ -29,7 +29,7 @@ from tests.benchmarks.quantizers import show
 from tests.benchmarks.streaming import SPEECH, recording
 
 SECONDS, RUNS = 30, 3
-SHAPE = Shape(dim=128, depth=4, heads=4, context=128)
+SHAPE = Shape(dim=192, depth=4, heads=4, context=256)
 
 
 def seconds(work: Callable[[], object]) -> float:
