@@ -7,6 +7,7 @@ POSIX 1003.1-2001 (pax) and of GNU tar.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from io import BufferedIOBase
 from os.path import splitext
@@ -22,6 +23,7 @@ from .uris import open_file
 BLOCK = 512
 LONGEST = 1 << 20  # bytes of a name, or of what is said of a file
 WITHOUT_DATA = b"123456"  # links, devices, folders, pipes
+COMPRESSED = re.compile(rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ|\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, Zstandard
 
 
 class Member(NamedTuple):
@@ -63,6 +65,9 @@ def members(tar: BufferedIOBase) -> Iterator[Member]:
         ValueError: If it is none or not whole.
     """
     end, position = tar.seek(0, 2), 0
+    tar.seek(0)
+    if COMPRESSED.match(tar.read(16)):
+        raise ValueError("members of a compressed tar cannot be sought: decompress it")
     said: dict[str, str] = {}  # by extended headers, of the next member
     while True:
         head = _read(tar, position, BLOCK, end)
@@ -87,11 +92,7 @@ def members(tar: BufferedIOBase) -> Iterator[Member]:
 
 def _check_head(head: bytes, position: int, size: int) -> None:
     if sum(head[:148]) + sum(b" " * 8) + sum(head[156:]) != _number(head[148:156]):
-        compressed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
-        raise ValueError(
-            "members of a compressed tar cannot be sought: decompress it" if compressed and not position
-            else f"no tar, or damaged at byte {position}"
-        )  # fmt: skip
+        raise ValueError(f"no tar, or damaged at byte {position}")
     if head[156:157] == b"S":
         raise ValueError(f"the member at byte {position} is sparse")
     if head[156:157] in (b"L", b"x") and size > LONGEST:

@@ -17,15 +17,16 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from io import TextIOWrapper
-from os.path import splitext
 from typing import Any
 
 from .choice import Choice
 from .items import Found, Place
-from .uris import beside, open_file
+from .uris import beside, open_file, suffix_of
 
 COLUMNS = ("file", "path", "file_name", "audio_filepath")
 LONGEST = 1 << 20  # characters of a line
+FURTHEST = 1e9  # seconds into a sound
+ONE = "a line is one JSON object (JSON lines)"
 
 
 def found_in(uri: str, modality: str, choice: Choice) -> Iterator[Found]:
@@ -34,11 +35,13 @@ def found_in(uri: str, modality: str, choice: Choice) -> Iterator[Found]:
     Raises:
         ValueError: If it is another file, or a line cannot be understood; the line is told.
     """
-    read, lines = READERS[splitext(uri)[1].lower()], _Lines(uri)
+    read, lines = READERS[suffix_of(uri)], _Lines(uri)
     try:
         for row in read(lines):
             if choice.takes(row):
                 yield _of_kaldi(uri, row) if read is _kaldi else _of_row(uri, row, modality)
+    except UnicodeError as error:
+        raise ValueError(f"{uri}: line {lines.number}: {error}; save it as UTF-8") from None
     except (csv.Error, ValueError, RecursionError) as error:
         raise ValueError(f"{uri}: line {lines.number}: {error}; correct the manifest") from None
 
@@ -68,17 +71,27 @@ class _Lines:
         self.uri, self.number = uri, 0
 
     def __iter__(self) -> Iterator[str]:
-        with TextIOWrapper(open_file(self.uri), encoding="utf-8-sig", newline="") as file:
+        with TextIOWrapper(open_file(self.uri), "utf-8-sig", errors="surrogateescape", newline="") as file:
             while line := file.readline(LONGEST + 1):
                 self.number += 1
+                _check_text(line)
                 if len(line) > LONGEST:
                     raise ValueError(f"a line has at most {LONGEST} characters, got a longer one")
                 yield line
 
 
+def _check_text(line: str) -> None:
+    """Raise UnicodeError for bytes that were none, which stand in the line as surrogates."""
+    try:
+        line.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(line[error.start]) - 0xDC00
+        raise UnicodeError(f"a manifest is UTF-8, got the byte 0x{byte:02x}") from None
+
+
 def _csv(lines: _Lines) -> Iterator[dict[str, str]]:
     """Rows; the tabs of a TSV separate, its quotes are text."""
-    tabs = lines.uri.lower().endswith(".tsv")
+    tabs = suffix_of(lines.uri) == ".tsv"
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
     table = csv.reader(lines, strict=True, **form)
     columns = next(table, [])
@@ -93,11 +106,22 @@ def _csv(lines: _Lines) -> Iterator[dict[str, str]]:
 
 def _json(lines: _Lines) -> Iterator[dict[str, Any]]:
     for line in lines:
-        if line.strip():
-            row = json_of(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"a line is a JSON object, got a {type(row).__name__}")
-            yield row
+        if text := line.strip():
+            yield _object(text)
+
+
+def _object(text: str) -> dict[str, Any]:
+    if text.startswith("["):
+        raise ValueError(f"{ONE}, got an array")
+    try:
+        row = json_of(text)
+    except json.JSONDecodeError as error:
+        cut = error.pos == len(text)
+        reason = f"{ONE}, got the beginning of one" if cut else f"{error.msg} at character {error.pos + 1}"
+        raise ValueError(reason) from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{ONE}, got a {type(row).__name__}")
+    return row
 
 
 def _kaldi(lines: _Lines) -> Iterator[dict[str, str]]:
@@ -136,7 +160,7 @@ def _seconds(value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not 0 <= number < math.inf:
+    if not 0 <= number < FURTHEST:
         raise ValueError(f"offset and duration are seconds, got {value!r}")
     return number
 

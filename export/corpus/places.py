@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from .items import Place
 from .tables import bytes_of
-from .uris import is_url, open_file, size_of_file
+from .uris import is_url, name_at, open_file, size_of_file
 
 
 @contextmanager
@@ -24,13 +24,18 @@ def opened(place: Place) -> Iterator[str | io.BufferedIOBase]:
     """
     if place.column:
         row = io.BytesIO(bytes_of(place))
-        row.name = f"{place.uri} row {place.row}"
+        row.name = name_of(place)
         yield row
     elif place.length < 0 and not is_url(place.uri):
         yield place.uri
     else:
         with open_file(place.uri, place.offset, place.length) as file:
             yield file
+
+
+def name_of(place: Place) -> str:
+    """What messages call the file at a place."""
+    return f"{place.uri} row {place.row}" if place.column else name_at(place.uri, place.offset)
 
 
 def size_of(place: Place) -> int:

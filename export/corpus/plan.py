@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from sigtok.export.exits import DATA, Failure, one_line
 
 from . import store
 from .items import Found, Item, Place
-from .places import opened, size_of
+from .places import name_of, opened, size_of
 
 NAME = "plan.parquet"
 KEY, DIGEST = b"sigtok", b"sigtok.sha256"
@@ -34,6 +35,8 @@ AT_ONCE = 1024  # files whose headers are read by threads before the next are na
 PART = "#"  # between the name of a sound and the second at which a part of it begins
 UNREACHED = "could not be reached when it was planned: "  # begins the reason of an item that no run may read
 LEAST_REST = 0.5  # of a part: a shorter rest belongs to the part before it
+ROUNDING = 0.05  # seconds by which manifests may go beyond the end of a sound
+DOWNMIX = ("allow downmix=True", "allow their average with --downmix")  # what readers tell a program, and a person
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,9 +292,11 @@ def parts(whole: Item, file: Found, header: Header, settings: Settings) -> list[
     frames, rate = header
     first = round(file.start * rate)
     last = frames if file.seconds is None else first + round(file.seconds * rate)
+    first, last = (frames if frames < end <= frames + ROUNDING * rate else end for end in (first, last))
     if not 0 <= first <= last <= frames:
-        says = f"{file.start:g} s and {(last - first) / rate:g} s from there"
-        return [whole._replace(reason=f"has {frames / rate:g} s, the manifest says {says}")]
+        end = "its end" if file.seconds is None else _seconds(file.start + file.seconds)
+        asked = f"has {_seconds(frames / rate)}, the manifest asks for {_seconds(file.start)} to {end}"
+        return [whole._replace(reason=f"{asked}; correct its offset and duration")]
     spec = settings.meaning.spec
     (step,) = spec.step(settings.meaning.rate)
     sample_rate = spec.sample_rate or 1
@@ -310,9 +315,14 @@ def parts(whole: Item, file: Found, header: Header, settings: Settings) -> list[
     ]
 
 
+def _seconds(value: float) -> str:
+    return f"{round(value, 3):.10g} s"
+
+
 def reason_of(error: Exception, name: str, place: Place) -> str:
     """What is wrong in one line, the same on every machine: without the place of the corpus there."""
     reason = str(error) if isinstance(error, ValueError) else error.strerror or str(error)  # type: ignore[attr-defined]
-    for prefix in (place.uri, name):
+    for prefix in (name_of(place), place.uri, name):
         reason = reason.removeprefix(f"{prefix}: ")
-    return one_line(reason.replace(place.uri, name))
+    places = "|".join(map(re.escape, (name_of(place), place.uri)))
+    return one_line(re.sub(places, lambda _: name, reason.replace(*DOWNMIX)))

@@ -2,7 +2,8 @@
 
 Names are the same on every machine, and so is their order. A file is named below its folder, below the fixed part of a
 glob, or, if there are several sources, below the folder that is common to all. What is in an archive, a table or a
-manifest has its name in it, and in front the name of that file and a slash, unless that is the only source.
+manifest has its name in it, and in front the name of that file and a slash, so that outputs of several files can be one
+corpus; only a manifest that is the only source leaves its own name out, as its rows name files themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import takewhile
-from os.path import splitext
 from typing import NamedTuple
 
 from sigtok.export.inputs import SUFFIXES
@@ -22,7 +22,18 @@ from .items import Found, Place
 from .manifests import READERS as MANIFESTS
 from .manifests import found_in as found_in_manifest
 from .tables import found_in as found_in_table
-from .uris import files_below, files_like, is_folder, is_pattern, is_url, joined, plain, size_of_file
+from .uris import (
+    files_below,
+    files_like,
+    in_folder,
+    is_folder,
+    is_pattern,
+    joined,
+    plain,
+    size_of_file,
+    suffix_of,
+    way_to,
+)
 
 TAR, PARQUET = ".tar", ".parquet"
 READERS = {TAR: found_in_tar, PARQUET: found_in_table} | dict.fromkeys(MANIFESTS, found_in_manifest)
@@ -54,12 +65,15 @@ def find(
         exclude: Columns and values that leave a row out.
 
     Raises:
-        OSError: If a source cannot be reached.
+        OSError: If a source cannot be reached; FileNotFoundError if there is no such file.
+        Failure: If the package is missing that reads its URL.
         ValueError: If a source has no such file, or is damaged; if two signals have one name; if none is left.
     """
     sources = [plain(source) for source in ([sources] if isinstance(sources, str) else sources)]
+    if "" in sources:
+        raise ValueError("a source is a path or URL, got an empty one; name a file or folder")
     choice, seen, files = Choice(where, exclude), set(), _listed(sources, modality)
-    alone = len(sources) == 1 and files[0].uri == sources[0]
+    alone = len(sources) == 1 and files[0].uri == sources[0] and suffix_of(files[0].uri) in MANIFESTS
     for file in files:
         for found in _found_in(file, alone, modality, choice):
             _check(found)
@@ -74,7 +88,7 @@ def find(
 
 
 def _found_in(file: Listed, alone: bool, modality: str, choice: Choice) -> list[Found]:
-    reader = READERS.get(_suffix(file.uri))
+    reader = READERS.get(suffix_of(file.uri))
     if reader is None:
         return [Found(file.name, Place(file.uri))] if choice.takes({}) else []
     inside = sorted(reader(file.uri, modality, choice), key=lambda found: found.id)
@@ -96,7 +110,7 @@ def _check(found: Found) -> None:
 def _listed(sources: Sequence[str], modality: str) -> list[Listed]:
     """The files of all sources, sorted by name."""
     listed = [_files_of(source, modality) for source in sources]
-    folders = [(folder if is_url(folder) else os.path.abspath(folder)).rstrip("/").split("/") for folder, _ in listed]
+    folders = [way_to(folder) for folder, _ in listed]
     shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
     fronts = ["".join(f"{part}/" for part in folder[shared:]) for folder in folders]
     return sorted(
@@ -113,13 +127,12 @@ def _files_of(source: str, modality: str) -> tuple[str, list[Listed]]:
         folder, names = files_like(source)
         kinds.append(MANIFESTS)
     else:
-        folder = source[: source.rfind("/") + 1]
-        name = source[len(folder) :]
+        folder, name = in_folder(source)
         if COMPRESSED.search(name):
             raise ValueError(f"{source}: members of a compressed tar cannot be sought; decompress it")
         size_of_file(source)
         return folder, [Listed(name, source)]
-    groups = [[name for name in names if _suffix(name) in kind] for kind in kinds]
+    groups = [[name for name in names if suffix_of(name) in kind] for kind in kinds]
     if groups[0] and groups[1]:
         raise ValueError(
             f"{source}: has {len(groups[0])} files of {modality} and {len(groups[1])} tars; name one kind with a glob"
@@ -129,7 +142,3 @@ def _files_of(source: str, modality: str) -> tuple[str, list[Listed]]:
         advice = "decompress its tars" if any(map(COMPRESSED.search, names)) else "check the source"
         raise ValueError(f"{source}: files of {wanted} are read, got none; {advice}")
     return folder, [Listed(name, joined(folder, name)) for name in next(filter(None, groups))]
-
-
-def _suffix(name: str) -> str:
-    return splitext(name)[1].lower()

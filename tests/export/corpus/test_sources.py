@@ -1,13 +1,17 @@
 """A corpus is the same whatever holds it: names, order, bytes; what it says is neither believed nor executed."""
 
+import bz2
 import csv
 import gzip
 import hashlib
 import io
 import json
+import lzma
+import os
 import random
 import sys
 import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -18,12 +22,16 @@ from PIL import Image
 
 from sigtok.codecs.features import npy_of, read_features
 from sigtok.codecs.media import read_audio, read_image, write_audio
+from sigtok.codecs.shards import Meaning
+from sigtok.codecs.spec import CodecSpec
 from sigtok.export.corpus import tables
 from sigtok.export.corpus.archives import members
 from sigtok.export.corpus.items import Place
 from sigtok.export.corpus.places import opened, size_of
+from sigtok.export.corpus.plan import Settings, measured, reason_of
 from sigtok.export.corpus.sources import find
 from sigtok.export.corpus.uris import open_file
+from sigtok.export.exits import USAGE, Failure
 
 fsspec = pytest.importorskip("fsspec")
 pa = pytest.importorskip("pyarrow")
@@ -114,11 +122,11 @@ def lay(kind, root, sounds):
         return put(f"{root}/wav.scp", text), {name: f"id-{name.replace(' ', '_')}" for name in sounds}
     if kind == "tar":
         notes = {name.split(".")[0] + ".txt": f"text of {name}\n".encode() for name in sounds}
-        return put(f"{root}/a.tar", tar_of(sounds | notes)), {name: name for name in sounds}
+        return put(f"{root}/a.tar", tar_of(sounds | notes)), {name: f"a.tar/{name}" for name in sounds}
     texts = [f"text of {name}" for name in sounds]
     held = hugging_face(sounds) if kind == "parquet" else pa.array(list(sounds.values()), pa.large_binary())
     content = table_of({"audio": held, "text": texts}, row_group_size=2)
-    return put(f"{root}/a.parquet", content), {name: str(row) for row, name in enumerate(sounds)}
+    return put(f"{root}/a.parquet", content), {name: f"a.parquet/{row}" for row, name in enumerate(sounds)}
 
 
 KINDS = ("folder", "glob", "csv", "tsv", "jsonl", "scp", "tar", "parquet", "binary")
@@ -205,7 +213,7 @@ def test_pictures_and_features_are_found_by_their_suffix(root):
         (found,) = find(source, "features")
         with opened(found.place) as file:
             assert np.array_equal(read_features(file, 3), features)
-    assert ids(f"{root}/f", "image") == ids(f"{root}/a.tar", "image") == ["a.png"]
+    assert ids(f"{root}/f", "image") == ["a.png"] and ids(f"{root}/a.tar", "image") == ["a.tar/a.png"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "parquet", "jsonl"])
@@ -234,10 +242,11 @@ def test_names_are_below_what_is_common_to_all_sources(root):
     assert ids([f"{root}/y", f"{root}/x"], "audio") == ["x/a.wav", "x/b.wav", "y/a.wav", "y/z/F.WAV"]
     assert ids([f"{root}/y/a.wav", f"{root}/x/a.wav"], "audio") == ["x/a.wav", "y/a.wav"]
     assert ids(f"{root}/*/a.wav", "audio") == ["x/a.wav", "y/a.wav"]
-    assert ids(f"{root}/t/1.tar", "audio") == ["b.wav", "k/a.wav"]
+    assert ids(f"{root}/t/1.tar", "audio") == ["1.tar/b.wav", "1.tar/k/a.wav"]
     both = ["1.tar/b.wav", "1.tar/k/a.wav", "2.tar/b.wav"]
     assert ids([f"{root}/t/2.tar", f"{root}/t/1.tar"], "audio") == both
     assert ids(f"{root}/t", "audio") == ids(f"{root}/t/*.tar", "audio") == both
+    assert ids(f"{root}/m/m.csv", "audio") == ["q.wav"]
     assert ids([f"{root}/m/m.csv", f"{root}/x/b.wav"], "audio") == ["m/m.csv/q.wav", "x/b.wav"]
 
 
@@ -250,7 +259,23 @@ def test_paths_and_file_urls_are_the_same_corpus_without_fsspec(tmp_path, sounds
     for found in (*find(source, "audio"), *find(f"{tmp_path}/m.jsonl", "audio")):
         with opened(found.place) as file:
             assert isinstance(file, str) and Path(file).is_file()
-    assert "pip install 'sigtok[tokenize]'" in refused(ValueError, "s3://bucket/a", "audio")
+    assert "pip install 'sigtok[tokenize]'" in refused(Failure, "s3://bucket/a", "audio")
+
+
+def test_what_reads_a_url_and_is_missing_is_named(tmp_path, monkeypatch):
+    for module in ("s3fs", "gcsfs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for source in ("s3://bucket/a", "s3://bucket/*.tar", "simplecache::s3://bucket/a.wav"):
+        line = refused(Failure, source, "audio")
+        assert line.startswith(f"{source}: ") and "(Install s3fs to access S3); install that package" in line
+    with pytest.raises(Failure, match="gcsfs") as caught:
+        size_of(Place("gs://bucket/a.wav"))
+    assert caught.value.code == USAGE
+
+
+def test_an_empty_source_is_refused(tmp_path):
+    for sources in ("", [str(tmp_path), ""], "file://"):
+        assert "a source is a path or URL, got an empty one; name a" in refused(ValueError, sources, "audio")
 
 
 def test_corpora_of_two_worlds_keep_their_names_apart(tmp_path):
@@ -278,7 +303,7 @@ def test_two_signals_of_one_name_are_refused(root):
     with tarfile.open(fileobj=twice, mode="w") as tar:
         for _ in range(2):
             tar.addfile(tarfile.TarInfo("a.wav"))
-    assert "'a.wav' is named twice" in refused(ValueError, put(f"{root}/a.tar", twice.getvalue()), "audio")
+    assert "'a.tar/a.wav' is named twice" in refused(ValueError, put(f"{root}/a.tar", twice.getvalue()), "audio")
 
 
 def test_hidden_files_and_links_to_folders_are_left_out_and_other_kinds_never_mixed(tmp_path):
@@ -287,7 +312,12 @@ def test_hidden_files_and_links_to_folders_are_left_out_and_other_kinds_never_mi
     (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "broken.wav").symlink_to(tmp_path / "nowhere")
     (tmp_path / "a" / "linked.wav").symlink_to(tmp_path / "a" / "1.wav")
-    assert ids(f"{tmp_path}/a", "audio") == ["1.wav", "linked.wav"]
+    (tmp_path / "a" / "round.wav").symlink_to(tmp_path / "a" / "round.wav")
+    os.mkfifo(tmp_path / "a" / "pipe.wav")
+    (tmp_path / "a" / "to_pipe.wav").symlink_to(tmp_path / "a" / "pipe.wav")
+    (tmp_path / "a" / "device.wav").symlink_to("/dev/null")
+    for source in (f"{tmp_path}/a", f"{tmp_path}/a/*"):
+        assert ids(source, "audio") == ["1.wav", "broken.wav", "linked.wav", "round.wav"]
     put(f"{tmp_path}/a/5.tar", tar_of({"x.wav": b""}))
     assert "1 tars; name one kind with a glob" in refused(ValueError, f"{tmp_path}/a", "audio")
     assert ids(f"{tmp_path}/a/*.tar", "audio") == ["5.tar/x.wav"]
@@ -296,6 +326,87 @@ def test_hidden_files_and_links_to_folders_are_left_out_and_other_kinds_never_mi
     put(f"{tmp_path}/e/m.csv", "file\na.wav\n")
     assert ".parquet are read, got none; check the source" in refused(ValueError, f"{tmp_path}/e", "audio")
     assert ids(f"{tmp_path}/e/*", "audio") == ["m.csv/a.wav"]
+
+
+# -- chains of URLs -----------------------------------------------------------------------------------------
+
+
+def zipped(folder, archive, method=zipfile.ZIP_STORED):
+    """An archive of all files below a folder."""
+    with zipfile.ZipFile(archive, "w", method) as file:
+        for path in sorted(Path(folder).rglob("*")):
+            file.write(path, path.relative_to(folder))
+    return str(archive)
+
+
+CHAINS = {
+    "zip": "zip://{inner}::{archive}",
+    "zip of a URL": "zip://{inner}::file://{archive}",
+    "zip of a cache": "zip://{inner}::simplecache::file://{archive}",
+    "zip of a zip": "zip://{inner}::zip://z.zip::{outer}",
+    "cache": "simplecache::file://{path}",
+    "cache of a path": "simplecache::{path}",
+    "cache of memory": "simplecache::memory://{path}",
+    "cache of a zip": "simplecache::zip://{inner}::file://{archive}",
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_chains_hold_the_same_corpus(tmp_path, sounds, chain, kind):
+    folder = tmp_path / "folder"
+    source, _ = lay(kind, f"{folder}/in", sounds)
+    expected = list(find(source, "audio"))
+    archive = zipped(folder, tmp_path / "z.zip", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as outer:
+        outer.write(archive, "z.zip")
+    if chain == "cache of memory":
+        fsspec.filesystem("memory").put(f"{folder}/", str(folder), recursive=True)
+    where = {"archive": archive, "path": source, "inner": source.removeprefix(f"{folder}/"), "outer": outer.filename}
+    found = list(find(CHAINS[chain].format(**where), "audio"))
+    assert [(each.id, each.meta) for each in found] == [(each.id, each.meta) for each in expected]
+    for each, other in zip(found, expected, strict=True):
+        assert content_of(each.place) == content_of(other.place) and size_of(each.place) == size_of(other.place)
+
+
+def test_names_of_chains_are_below_what_is_common_to_all(tmp_path):
+    for name in ("1/x/a.wav", "1/y/a.wav", "1/.h/b.wav", "1/y.wav", "2/a.wav"):
+        put(f"{tmp_path}/{name}", b"")
+    one, two = zipped(tmp_path / "1", tmp_path / "1.zip"), zipped(tmp_path / "2", tmp_path / "2.zip")
+    every = ["x/a.wav", "y.wav", "y/a.wav"]
+    for source in (f"zip://::{one}", f"zip::{one}", f"zip://::file://{one}", f"zip://*::{one}", f"zip://**::{one}"):
+        found = every[1:2] if source.startswith("zip://*:") else every
+        assert ids(source, "audio") == found
+    assert ids(f"simplecache::{tmp_path}/1", "audio") == ids(f"simplecache::zip::{one}", "audio") == every
+    assert ids(f"zip://*/a.wav::{one}", "audio") == ids(f"zip:///[xy]/*::{one}", "audio") == ["x/a.wav", "y/a.wav"]
+    assert ids(f"zip://y.wav::{one}", "audio") == ["y.wav"] and ids(f"zip://x/a.wav::{one}", "audio") == ["a.wav"]
+    odd = zipped(tmp_path / "1", put(f"{tmp_path}/[x]*/1.zip", b""))
+    assert ids(f"zip://y.wav::{odd}", "audio") == ["y.wav"] and ids(f"zip://y.*::{odd}", "audio") == ["y.wav"]
+    assert ids([f"zip://x::{one}", f"zip://y::{one}"], "audio") == ["x/a.wav", "y/a.wav"]
+    both = [f"1.zip/{name}" for name in every] + ["2.zip/a.wav"]
+    assert ids([f"zip://::{one}", f"zip://::file://{two}"], "audio") == both
+    assert ids([f"zip://::{one}", f"{tmp_path}/2"], "audio") == [*both[:3], "2/a.wav"]
+    assert ids([f"zip://x::simplecache::{one}", f"simplecache::{tmp_path}/2"], "audio") == ["1.zip/x/a.wav", "2/a.wav"]
+
+
+def test_manifests_in_a_zip_name_files_in_it(tmp_path):
+    put(f"{tmp_path}/in/m/m.csv", f"file\na.wav\n../b.wav\n{tmp_path}/c.wav\nmemory://d.wav\n")
+    put(f"{tmp_path}/in/n.csv", "file\n../a.wav\n")
+    archive = zipped(tmp_path / "in", tmp_path / "z.zip")
+    uris = {found.place.uri for found in find(f"zip://m/m.csv::{archive}", "audio")}
+    assert uris == {f"zip://m/a.wav::{archive}", f"zip://b.wav::{archive}", f"{tmp_path}/c.wav", "memory://d.wav"}
+    line = refused(ValueError, f"zip://n.csv::{archive}", "audio")
+    assert f"'../a.wav' leads out of zip://::{archive}; name" in line
+
+
+def test_archives_of_a_chain_that_cannot_be_read_are_an_error_of_one_line(tmp_path):
+    source = f"zip://in::{put(f'{tmp_path}/z.zip', b'no zip')}"
+    assert "not a zip file" in refused(OSError, source, "audio")
+    missing = f"zip://in::{tmp_path}/none.zip"
+    assert f"there is no such file: '{missing}'" in refused(FileNotFoundError, missing, "audio")
+    put(f"{tmp_path}/in/a.wav", b"")
+    missing = f"zip://in/b.wav::{zipped(tmp_path, tmp_path / 'z.zip')}"
+    assert f"there is no such file: '{missing}'" in refused(FileNotFoundError, missing, "audio")
 
 
 # -- conditions --------------------------------------------------------------------------------------------
@@ -376,18 +487,41 @@ def test_parts_of_a_sound_have_their_offset_in_the_name(tmp_path):
         ("m.csv", "file,text\na.wav\n", "line 2: 2 columns have a name, got 1"),
         ("m.csv", "file,file\na,b\n", "line 1: columns have different names"),
         ("m.csv", 'file\n"a.wav\n', "unexpected end of data"),
-        ("m.csv", b"file\n\xff.wav\n", "can't decode"),
+        ("m.csv", b"file\n\xff.wav\n", "line 2: a manifest is UTF-8, got the byte 0xff; save it as UTF-8"),
+        (
+            "m.jsonl",
+            b'{"file": "\xc3\xa9.wav"}\n\n{"file": "\xe9.wav"}\n',
+            "line 3: a manifest is UTF-8, got the byte 0xe9",
+        ),
+        ("m.tsv", "file\tx\na.wav\tb\n".encode("utf-16"), "line 1: a manifest is UTF-8, got the byte 0xff; save"),
+        ("wav.scp", b"a a.wav\n" * 9000 + b"b \xed\xa0\x80.wav\n", "line 9001: a manifest is UTF-8, got the byte 0xed"),
         ("m.csv", "file\n\n,\n", "line 3: 1 columns have a name, got 2"),
         ("m.csv", "file,n\n,1\n", "line 2: 'file' is a path, got ''"),
         ("m.csv", "file,offset\na.wav,-1\n", "line 2: offset and duration are seconds, got '-1'"),
         ("m.csv", "file,offset\na.wav,nan\n", "are seconds, got 'nan'"),
         ("m.csv", "file\n" + "x" * 200_000, "field larger than"),
-        ("m.jsonl", '{"file": "a.wav"}\n{"file": \n', "line 2: Expecting value"),
-        ("m.jsonl", '["a.wav"]', "line 1: a line is a JSON object, got a list"),
+        ("m.csv", "file,offset\na.wav,1e306\n", "are seconds, got '1e306'"),
+        ("m.jsonl", '{"file": "a.wav"}\n{"file": ,}\n', "line 2: Expecting value at character 10; correct"),
+        (
+            "m.jsonl",
+            '{"file": "a.wav"}\n{"file": \n',
+            "line 2: a line is one JSON object (JSON lines), got the beginning",
+        ),
+        ("m.json", '{\n  "file": "a.wav"\n}\n', "line 1: a line is one JSON object (JSON lines), got the beginning of"),
+        (
+            "m.json",
+            '{"file": "a.wav",\n "x": 1}\n',
+            "line 1: a line is one JSON object (JSON lines), got the beginning",
+        ),
+        ("m.jsonl", '["a.wav"]', "line 1: a line is one JSON object (JSON lines), got an array"),
+        ("m.json", '[\n  {"file": "a.wav"}\n]\n', "line 1: a line is one JSON object (JSON lines), got an array"),
+        ("m.json", '[{"file": "a.wav"},\n', "line 1: a line is one JSON object (JSON lines), got an array"),
+        ("m.jsonl", '"a.wav"', "line 1: a line is one JSON object (JSON lines), got a str"),
         ("m.jsonl", '{"file": "a.wav", "x": NaN}', "JSON has no NaN"),
         ("m.jsonl", '{"file": "a.wav", "x": 1e999}', "line 1: Out of range"),
         ("m.jsonl", '{"audio": {"path": "a.wav"}}', "'audio' is a path, got {"),
         ("m.jsonl", "[" * 100_000, "line 1: "),
+        ("m.jsonl", '{"a":' * 100_000, "line 1: "),
         ("m.jsonl", " " * (1 << 20) + "{}", "at most 1048576 characters"),
         ("m.jsonl", '{"file": "simplecache::s3://b/a.wav"}', "line 1: a manifest names plain URLs"),
         ("wav.scp", "a x.wav\nb\n", "line 2: a line is an id and a path, got 'b'"),
@@ -417,6 +551,92 @@ def test_commands_of_kaldi_are_refused_and_not_run(tmp_path):
 def test_quotes_are_text_between_tabs_and_a_byte_order_mark_is_none(tmp_path):
     source = put(f"{tmp_path}/m.tsv", '\ufeffpath\ttext\na.wav\tsay "hello\nb.wav\t"\n')
     assert [json.loads(found.meta)["text"] for found in find(source, "audio")] == ['say "hello', '"']
+
+
+# -- what is planned of a sound ----------------------------------------------------------------------------
+
+
+SPEC = CodecSpec(
+    name="mono",
+    modality="audio",
+    channels=1,
+    hop=(320,),
+    codebook_sizes=(8,),
+    strides=(1,),
+    latent_dim=4,
+    sample_rate=16_000,
+)
+SETTINGS = Settings(model="mono", meaning=Meaning(SPEC, SPEC.resolve(), "0" * 32))
+
+
+def planned(folder, **row):
+    """The one item that a manifest's row is, of a sound of 7.54 s."""
+    write_audio(folder / "a.wav", np.zeros((1, 120_640)), 16_000)
+    (found,) = find(put(f"{folder}/m.jsonl", lines_of({"audio_filepath": "a.wav"} | row)), "audio")
+    (item,) = measured(found, SETTINGS)
+    return item
+
+
+@pytest.mark.parametrize(
+    "row, start, frames",
+    [
+        ({"offset": 0.0, "duration": 7.5401}, 0, 120_640),
+        ({"offset": 0.0, "duration": 7.59}, 0, 120_640),
+        ({"offset": 7, "duration": 0.58}, 112_000, 8_640),
+        ({"offset": 7, "duration": 0.5}, 112_000, 8_000),
+        ({"offset": 7.5401}, 120_640, 0),
+        ({"offset": 7.55, "duration": 0.01}, 120_640, 0),
+        ({"duration": 99}, 0, 120_640),
+    ],
+)
+def test_what_a_manifest_rounds_beyond_the_end_is_cut_off(tmp_path, row, start, frames):
+    item = planned(tmp_path, **row)
+    assert (item.start, item.frames, item.reason) == (start, frames, "")
+
+
+@pytest.mark.parametrize(
+    "row, asked",
+    [
+        ({"offset": 0, "duration": 7.5901}, "0 s to 7.59 s"),
+        ({"offset": 100, "duration": 12}, "100 s to 112 s"),
+        ({"offset": 7.52, "duration": 0.25}, "7.52 s to 7.77 s"),
+        ({"offset": 7.6}, "7.6 s to its end"),
+        ({"offset": 123456.789, "duration": 0}, "123456.789 s to 123456.789 s"),
+        ({"offset": 1, "duration": 9.9e8}, "1 s to 990000001 s"),
+    ],
+)
+def test_what_is_not_in_a_sound_is_told_with_both_numbers(tmp_path, row, asked):
+    reason = f"has 7.54 s, the manifest asks for {asked}; correct its offset and duration"
+    assert planned(tmp_path, **row).reason == reason
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "jsonl", "tar", "parquet", "binary"])
+def test_reasons_name_no_place_whatever_holds_the_file(tmp_path, monkeypatch, kind, relative):
+    monkeypatch.chdir(tmp_path)
+    source, _ = lay(kind, "." if relative else str(tmp_path), {"0.wav": b"", "a.wav": b"no sound at all"})
+    *_, found = find(source, "audio")
+    (item,) = measured(found, SETTINGS)
+    assert item.reason.startswith("not a sound file that is read here; ")
+    with opened(found.place) as file:
+        name = file if isinstance(file, str) else file.name
+        error = ValueError(f"{name}: is not {name} of {found.place.uri}")
+    assert reason_of(error, found.id, found.place) == f"is not {found.id} of {found.id}"
+
+
+def test_reasons_say_what_to_do_on_a_command_line(tmp_path):
+    place = Place(f"{tmp_path}/a.wav")
+    write_audio(place.uri, np.zeros((2, 100)), 16_000)
+    with pytest.raises(ValueError) as caught:
+        read_audio(place.uri, 16_000, 1)
+    reason = "1 channels are required, got 2; allow their average with --downmix"
+    assert reason_of(caught.value, "a.wav", place) == reason
+
+
+def test_a_link_that_leads_nowhere_is_a_bad_row(tmp_path):
+    (tmp_path / "a.wav").symlink_to(tmp_path / "nowhere")
+    (found,) = find(str(tmp_path), "audio")
+    assert [item.reason for item in measured(found, SETTINGS)] == ["there is no such file"]
 
 
 # -- tars --------------------------------------------------------------------------------------------------
@@ -452,8 +672,8 @@ def test_what_is_said_of_a_sample_is_joined_by_its_key(tmp_path):
     }  # fmt: skip
     said = {found.id: found.meta for found in find(put(f"{tmp_path}/a.tar", tar_of(contents)), "audio")}
     both = {"text": "hello", "a": [1, "ü"]}
-    assert said.pop("l.wav") == ""
-    expected = {"k.left.wav": both, "k.right.wav": both, "d/k.wav": {"json": 7}}
+    assert said.pop("a.tar/l.wav") == ""
+    expected = {"a.tar/k.left.wav": both, "a.tar/k.right.wav": both, "a.tar/d/k.wav": {"json": 7}}
     assert {name: json.loads(meta) for name, meta in said.items()} == expected
 
 
@@ -473,7 +693,7 @@ def test_only_files_are_read_of_an_archive(tmp_path):
             tar.addfile(info)
         tar.addfile(tarfile.TarInfo("._a.wav"))
         tar.addfile(tarfile.TarInfo("./a.wav"))
-    assert ids(put(f"{tmp_path}/a.tar", buffer.getvalue()), "audio") == ["a.wav"]
+    assert ids(put(f"{tmp_path}/a.tar", buffer.getvalue()), "audio") == ["a.tar/a.wav"]
 
 
 def header(name=b"a.wav", size=b"00000000000", kind=b"0", check=None):
@@ -519,12 +739,16 @@ END = bytes(1024)
         (b"", "truncated"),
         (header(), "truncated, its end is missing"),
         (gzip.compress(header() + END).ljust(600, b"\0"), "compressed tar cannot be sought: decompress it"),
+        (gzip.compress(random.Random(0).randbytes(2000)), "a.tar: members of a compressed tar cannot be sought: d"),
+        (gzip.compress(header() + END), "compressed tar cannot be sought: decompress it"),
+        (bz2.compress(header() + END), "compressed tar cannot be sought: decompress it"),
+        (lzma.compress(header() + END), "compressed tar cannot be sought: decompress it"),
     ],
 )  # fmt: skip
 def test_hostile_archives_are_refused(tmp_path, content, message):
     source = put(f"{tmp_path}/a.tar", content)
     if message is None:
-        assert ids(source, "audio") == ["a.wav"]
+        assert ids(source, "audio") == ["a.tar/a.wav"]
     else:
         line = refused(ValueError, source, "audio")
         assert message in line and line.endswith("; make the archive again")
@@ -574,7 +798,7 @@ def test_rows_have_the_width_of_their_number_and_what_other_columns_say(root):
         "none": pa.nulls(12),
     }
     found = list(find(put(f"{root}/a.parquet", table_of(columns, row_group_size=5)), "audio"))
-    assert [each.id for each in found] == [f"{row:02d}" for row in range(12)]
+    assert [each.id for each in found] == [f"a.parquet/{row:02d}" for row in range(12)]
     assert [content_of(each.place) for each in reversed(found)] == columns["audio"][::-1]
     said = [json.loads(each.meta) for each in found]
     assert said[1] == {"n": 1, "x": None, "when": "1970-01-01 00:00:00", "word": "a", "none": None}
