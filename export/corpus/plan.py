@@ -127,6 +127,8 @@ class Plan:
             text = self.file.metadata.metadata[KEY]
             if self.file.metadata.metadata[DIGEST] != _digest(text):
                 raise ValueError("its settings are not those that were written")
+            if self.file.schema_arrow.remove_metadata() != _schema():
+                raise ValueError("its columns are others")
             words = json.loads(text)
             if words["version"] != VERSION:
                 raise ValueError(f"plans of version {VERSION} are read here, got {words['version']!r}")
@@ -158,6 +160,16 @@ class Plan:
             unit, place = row.pop("unit"), Place(*(row.pop(name) for name in Place._fields))
             units[unit - group * GROUP].append(Item(place=place, **row))
         return units
+
+
+def _schema() -> Any:
+    """The columns of a plan: the unit, and all of an item and its place."""
+    import pyarrow as pa
+
+    kinds = {int: pa.int64(), str: pa.string()}
+    hints = {name: kinds[type(value)] for name, value in Place("")._asdict().items()}
+    own = {name: kinds[type(value)] for name, value in Item("", Place(""))._asdict().items() if name != "place"}
+    return pa.schema([("unit", pa.int64()), *(hints | own).items()])
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
@@ -193,10 +205,7 @@ def make(
     import pyarrow as pa
     from pyarrow import parquet
 
-    kinds = {int: pa.int64(), str: pa.string()}
-    hints = {name: kinds[type(value)] for name, value in Place("")._asdict().items()}
-    own = {name: kinds[type(value)] for name, value in Item("", Place(""))._asdict().items() if name != "place"}
-    schema = pa.schema([("unit", pa.int64()), *(hints | own).items()])
+    schema = _schema()
     units, count, seconds, seen, reasons = 0, 0, 0.0, set[str](), Counter[str]()
     options = {"compression": "zstd", "write_page_checksum": True}
     with store.writing(folder / NAME) as path, parquet.ParquetWriter(path, schema, **options) as writer:

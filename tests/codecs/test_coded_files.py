@@ -197,7 +197,9 @@ def test_a_packet_has_at_most_24_bytes_beside_its_payload():
     many = replace(PHOTO, codebook_sizes=(3,) * 160, strides=(), qualities=16, latent_dim=160)
     stream = stream_of(many, (3000, 4000), Rate(quality=15.25), OWN_TABLES)
     data = packet.write_packet(stream, Silent())
-    assert packet.fits(stream) and len(data) <= 24
+    assert packet.fits(stream) and 20 < len(data) <= 24
+    prior = Stream(replace(stream.header, coding=PRIOR, prior=1), stream.codes)
+    assert packet.fits(prior)
 
 
 def test_a_packet_with_a_prior_has_four_bytes_more():

@@ -636,7 +636,9 @@ def test_reasons_say_what_to_do_on_a_command_line(tmp_path):
 def test_a_link_that_leads_nowhere_is_a_bad_row(tmp_path):
     (tmp_path / "a.wav").symlink_to(tmp_path / "nowhere")
     (found,) = find(str(tmp_path), "audio")
-    assert [item.reason for item in measured(found, SETTINGS)] == ["there is no such file"]
+    assert [item.reason for item in measured(found, SETTINGS)] == [
+        "could not be reached when it was planned: there is no such file"
+    ]
 
 
 # -- tars --------------------------------------------------------------------------------------------------
