@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sigtok.codecs import pretrained
+from sigtok.codecs import Rate, load, pretrained
 from sigtok.codecs.audio.models import query_speech
+from sigtok.codecs.language.folder import LanguageModel, save_language
+from sigtok.codecs.language.ids import Language
+from sigtok.codecs.language.network import Shape, TokenTransformer
 from sigtok.codecs.metrics.image import psnr
+from sigtok.codecs.shards import Meaning
 from sigtok.export import cli
 from sigtok.train.callbacks.usage import CodebookUsage
 from sigtok.train.cli import CodecCLI, settings
@@ -22,14 +26,30 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
+def language_model(folder):
+    """An untrained one of speech_24khz, where the README has a trained one."""
+    codec = load("speech_24khz")
+    meaning = Meaning(codec.spec, codec.spec.resolve(Rate(codebooks=2)), codec.stream_id.hex())
+    language = Language(meaning, "flatten")
+    network = TokenTransformer(language.size, language.begin, Shape(dim=16, depth=1, heads=1, context=16))
+    save_language(LanguageModel(language, network), folder, licence="", training_data="", measured={})
+    return str(folder)
+
+
 @pytest.mark.parametrize("block", blocks("python"))
 def test_python_runs(block, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     names: dict = {"__name__": "__main__"}
     block = block.replace('"tokens', f'"{tmp_path}/tokens')
+    if "speech_lm" in block:
+        block = block.replace("speech_lm", language_model(tmp_path / "speech_lm"))
     exec(compile(block, "README.md", "exec"), names)  # the README is ours
     if "shard" in names:
         assert names["shard"].tokens(0).codes.shape[:2] == (1, 8)
+        return
+    if "prior" in names:
+        assert names["again"].shape == names["signal"].shape
+        assert names["bits"] <= 8 * len(names["data"]) < names["bits"] + 8 * 32
         return
     if "photo" in names:
         assert psnr(names["again"], names["signal"]) > 30
