@@ -88,11 +88,13 @@ class ExactTransformer:
         context: Ids that an id sees, itself one of them.
 
     Raises:
-        ValueError: If the network is too wide for exact sums.
+        ValueError: If the network is too wide for exact sums, or a weight is not finite.
     """
 
     def __init__(self, tensors: Mapping[str, NDArray[np.floating]], heads: int, context: int) -> None:
         real = {name: np.asarray(value, np.float64) for name, value in tensors.items()}
+        if bad := [name for name, value in real.items() if not np.isfinite(value).all()]:
+            raise ValueError(f"weights are finite, got NaN or infinity in {bad[0]}; the network did not train")
         embed = real["embed.weight"]
         self.size, self.dim = embed.shape
         if self.dim > WIDEST:

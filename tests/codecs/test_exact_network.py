@@ -136,7 +136,9 @@ def test_sums_of_a_matrix_are_exact(inputs, bits, scale, seed):
     assert Matrix(np.zeros((2, 2)), bound)(np.ones((1, 2)), 0, bound).tolist() == [[0.0, 0.0]]
 
 
-def test_what_is_too_wide_is_refused():
+def test_what_is_too_wide_or_no_number_is_refused():
+    with pytest.raises(ValueError, match=r"weights are finite, got NaN or infinity in embed.weight"):
+        ExactTransformer({"embed.weight": np.full((2, 2), np.nan), "norm.weight": np.ones(2)}, 1, 1)
     with pytest.raises(ValueError, match="at most 16384 wide, got 16386"):
         ExactTransformer({"embed.weight": np.zeros((2, 2**14 + 2), np.float32), "norm.weight": np.ones(1)}, 1, 1)
 
