@@ -741,7 +741,7 @@ END = bytes(1024)
         (b"", "truncated"),
         (header(), "truncated, its end is missing"),
         (gzip.compress(header() + END, mtime=0).ljust(600, b"\0"), "compressed tar cannot be sought: decompress it"),
-        (gzip.compress(random.Random(0).randbytes(2000), mtime=0), "a.tar: members of a compressed tar cannot be sought"),
+        (gzip.compress(random.Random(0).randbytes(2000), mtime=0), "members of a compressed tar cannot be sought"),
         (gzip.compress(header() + END, mtime=0), "compressed tar cannot be sought: decompress it"),
         (bz2.compress(header() + END), "compressed tar cannot be sought: decompress it"),
         (lzma.compress(header() + END), "compressed tar cannot be sought: decompress it"),
