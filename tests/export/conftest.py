@@ -14,6 +14,7 @@ from filelock import FileLock
 from sigtok.codecs.audio.models import query_speech, query_voice
 from sigtok.codecs.codec import Codec
 from sigtok.codecs.image.models import query_image
+from sigtok.export.cli import main
 from sigtok.export.runtime import RECORD
 from sigtok.export.write import write_onnx
 
@@ -74,3 +75,19 @@ def audio(export_once):
 @pytest.fixture(scope="session")
 def image(export_once):
     return export_once("image")
+
+
+@pytest.fixture
+def run(capfd):
+    """Run the command: its exit code, what it says on stdout, and its lines on stderr."""
+
+    def run(*line):
+        try:
+            code = main([str(part) for part in line])
+        except SystemExit as end:
+            code = end.code
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out, err.splitlines()
+
+    return run

@@ -33,7 +33,6 @@ from sigtok.codecs.metrics.perceptual import load_lpips, lpips
 from sigtok.codecs.pretrained import load, save
 from sigtok.codecs.spec import CodecSpec, Rate
 from sigtok.export import compare, evaluate, metrics, peers
-from sigtok.export.cli import main
 from sigtok.export.compare import Ladder, parsed
 from sigtok.export.metrics import METRICS, metrics_of
 from sigtok.export.released import described
@@ -85,19 +84,6 @@ def here(tmp_path, monkeypatch):
     for seed, (name, size) in enumerate({"a.png": (60, 72), "b.png": (50, 41)}.items()):
         write_image(name, photo(*size, seed))
     return tmp_path
-
-
-@pytest.fixture
-def run(capfd):
-    def run(*line):
-        try:
-            code = main([str(part) for part in line])
-        except SystemExit as end:
-            code = end.code
-        out, err = capfd.readouterr()
-        return code, out, err.splitlines()
-
-    return run
 
 
 def photo(height, width, seed=0):

@@ -22,7 +22,6 @@ from sigtok.codecs.metrics.image import psnr
 from sigtok.codecs.pretrained import load, save
 from sigtok.codecs.spec import Rate
 from sigtok.export import evaluate, peers
-from sigtok.export.cli import main
 from sigtok.export.curves import bd_rate
 from sigtok.export.sweep import between, decibels, verdict
 
@@ -52,19 +51,6 @@ def here(tmp_path, monkeypatch, rate_distortion_image):
         save(codec, folder, builder=builder, arguments=arguments, licence="CC0-1.0", training_data="none",
              measured={}, card="# Tiny")  # fmt: skip
     return tmp_path
-
-
-@pytest.fixture
-def run(capfd):
-    def run(*line):
-        try:
-            code = main([str(part) for part in line])
-        except SystemExit as end:
-            code = end.code
-        out, err = capfd.readouterr()
-        return code, out, err.splitlines()
-
-    return run
 
 
 def photo(height, width, seed=0):
