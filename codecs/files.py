@@ -12,7 +12,18 @@ from torch import Tensor
 
 from sigtok.codecs.entropy.coder import Prior
 
-from .bitstream import Header, Limits, Stream, check_model, read, read_header, salvage, salvage_header, write
+from .bitstream import (
+    BitstreamError,
+    Header,
+    Limits,
+    Stream,
+    check_model,
+    read,
+    read_header,
+    salvage,
+    salvage_header,
+    write,
+)
 from .codec import Codec
 from .container_stream import Reader, Writer, header_of, read_part
 from .header import ADAPTIVE, FIXED_WIDTH, OWN_TABLES, PRIOR
@@ -301,12 +312,14 @@ def decompress_rest(
     Where chunks are damaged or gone, codes are absent: quantizers give zeros for them.
 
     Raises:
-        BitstreamError: If it is a packet, its header is damaged, next to nothing is there, or another model wrote it.
+        BitstreamError: If it is a packet, its header is damaged, no chunk is whole, or another model wrote it.
     """
     spec, header = codec.spec, salvage_header(data, limits)
     check_model(header, spec, _identity(codec))
     stream = salvage(data, limits, coder_for(codec, header, prior))
     extent, rate = stream.header.extent, stream.header.rate
+    if not any((codes >= 0).any() for codes in stream.codes) and (header.streamed or any(map(len, stream.codes))):
+        raise BitstreamError(f"byte {len(data)}: none of its chunks is whole, nothing is left; get the file again")
     signal = codec.decode(_tokens(stream.codes, extent, rate, spec))
     assert isinstance(signal, Tensor)
     return signal, _missing(stream, spec)

@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
         "fixed: as fast as can be, or the model's own tables (default); adaptive: smaller than fixed width, and slower"
     )
     encode.add_argument("--coding", choices=("fixed", "adaptive"), default="fixed", help=text)
-    add_prior(encode, "a language model of the model's tokens; the smallest files, read only with it")
+    add_prior(encode, "a language model of the model's tokens; smaller files, at its rate, read only with it")
     text = "do not read every file back before it is written: faster where entropy coding counts"
     encode.add_argument("--no-verify", dest="verify", action="store_false", help=text)
     add_rate(encode, count)

@@ -203,8 +203,8 @@ def open_prior(folder: str | None) -> TokenPrior | None:
         return None
     from sigtok.codecs.language.prior import load_prior
 
-    if not Path(folder).is_dir():
-        raise Failure(USAGE, f"{folder}: a prior is a folder, got none; make it: sigtok-train release-lm")
+    if not folder or not Path(folder).is_dir():
+        raise Failure(USAGE, f"{folder or '--prior'}: a prior is a folder, got none; make it: sigtok-train release-lm")
     with _named(folder):
         return load_prior(folder)
 

@@ -144,6 +144,7 @@ def tokens(args: Namespace) -> int:
     check_alone("--quality", args.quality, args.codebooks, args.queries)
     codec, prior = open_model(args.model, args.device), open_prior(args.prior)
     rate = resolve_quality(codec, rate, args.quality)
+    rate = at_rate_of(prior, codec, rate, bool(args.codebooks or args.queries or args.window or args.quality))
 
     def work(item: Item, path: str) -> None:
         if is_sgt(path):

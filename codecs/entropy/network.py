@@ -32,6 +32,7 @@ WIDEST = 2**14  # of the stream: squares of its values add up in int64
 EPS = 1e-6  # of the norms
 LOG2_E = 1.4426950408889634
 BASE = 10_000  # of the rotary positions
+TURNS = 1024  # places whose angles are computed at once
 FLOOR = 5  # bits: all codes together have at least so small a part of what the likeliest has
 
 
@@ -71,12 +72,40 @@ class Block(NamedTuple):
 
 
 class Memory:
-    """What a network has read of a signal: keys and values ``[blocks, 2, heads, length, d]``, and how many ids."""
+    """What a network has read of a signal: how many ids, and keys and values of the last ones, as many as one sees.
 
-    def __init__(self, blocks: int, heads: int, length: int, width: int) -> None:
-        self.kept = np.empty((blocks, 2, heads, length, width))
-        self.table = rotations(length, width // 2)
-        self.count = 0
+    Args:
+        blocks: Of the network.
+        heads: Of attention.
+        length: Ids of the signal, at most.
+        width: Of a head.
+        context: Ids that an id sees.
+    """
+
+    def __init__(self, blocks: int, heads: int, length: int, width: int, context: int) -> None:
+        self.context, self.count, self.first = context, 0, 0  # the first that is kept
+        self.kept = np.empty((blocks, 2, heads, min(length, 2 * context), width))
+        self.table, self.turned = rotations(0, min(length, TURNS), width // 2), 0
+
+    def room(self, more: int) -> tuple[int, int]:
+        """Make room for more ids; where those begin that the first of them sees, and where they begin themselves."""
+        held = min(self.count, self.context - 1)
+        start = self.count - held - self.first
+        if start + held + more > self.kept.shape[3]:
+            kept = self.kept[:, :, :, start : start + held]
+            if held + more > self.kept.shape[3]:
+                self.kept = np.empty((*self.kept.shape[:3], held + more, self.kept.shape[4]))
+            self.kept[:, :, :, :held] = kept.copy()
+            self.first, start = self.count - held, 0
+        return start, start + held
+
+    def turns(self, more: int) -> Array:
+        """Cosines and sines ``[2, S, d / 2]`` of the angles of the next ids."""
+        start = self.count - self.turned
+        if start + more > self.table.shape[1]:
+            self.table, self.turned = rotations(self.count, max(more, TURNS), self.table.shape[2]), self.count
+            start = 0
+        return self.table[:, start : start + more]
 
 
 class ExactTransformer:
@@ -119,27 +148,25 @@ class ExactTransformer:
 
     def memory(self, length: int) -> Memory:
         """That of a signal of at most so many ids, of which none is read."""
-        return Memory(len(self.blocks), self.heads, length, self.dim // self.heads)
+        return Memory(len(self.blocks), self.heads, length, self.dim // self.heads, self.context)
 
     def read(self, ids: NDArray[np.int64], memory: Memory) -> Array:
         """What the network thinks behind each id ``[S]`` that comes next, whole ``[S, D]``; ids in any parts."""
-        first, last = memory.count, memory.count + len(ids)
-        held = max(0, first - self.context + 1)
-        places = np.arange(held, last)
-        gap = places[first - held :, None] - places
+        (start, first), table = memory.room(len(ids)), memory.turns(len(ids))
+        last, places = first + len(ids), np.arange(start, first + len(ids))
+        gap = places[first - start :, None] - places
         hidden = np.where((gap < 0) | (gap >= self.context), 2.0**40, 0.0)  # of scores
-        table = memory.table[:, first:last]
         stream = self.embed[ids]
         for block, kept in zip(self.blocks, memory.kept, strict=True):
             project = block.project(self._normed(stream), 0, LARGEST["heads"])
             query, key, value = project.reshape(len(ids), 3, self.heads, -1).transpose(1, 2, 0, 3)
             kept[0, :, first:last], kept[1, :, first:last] = rotated(key, table), value
-            attended = self._attended(rotated(query, table), kept[:, :, held:last], hidden)
+            attended = self._attended(rotated(query, table), kept[:, :, start:last], hidden)
             stream = self._added(stream, block.out(attended, INNER - STREAM, LARGEST["stream"]))
             inner = np.maximum(block.up(self._normed(stream), 0, LARGEST["heads"]), 0.0)
             inner = clipped(inner * inner * 2.0**-INNER, LARGEST["inner"])
             stream = self._added(stream, block.down(inner, INNER - STREAM, LARGEST["stream"]))
-        memory.count = last
+        memory.count += len(ids)
         return self._normed(stream)
 
     def shares(self, thought: Array, first: int, count: int) -> NDArray[np.int64]:
@@ -207,18 +234,18 @@ def power_table() -> Array:
     return np.array(table, np.float64)
 
 
-def rotations(length: int, pairs: int) -> Array:
-    """Cosines and sines ``[2, length, pairs]`` of ``place * 10000 ** (-pair / pairs)``, 14 bits below the point.
+def rotations(first: int, count: int, pairs: int) -> Array:
+    """Cosines and sines ``[2, count, pairs]`` of ``place * 10000 ** (-pair / pairs)``, 14 bits below the point.
 
-    Those of the powers of 2 are computed in 40 digits; all others are sums of the angles before.
+    Those of the powers of 2 are computed in 40 digits; those of a place are of the sum of its powers, from the lowest.
     """
-    table = np.zeros((2, 1, pairs))
-    table[0] = 1.0
-    while table.shape[1] < length:
-        cosine, sine = _turn(table.shape[1], pairs)
-        turned = table[0] * cosine - table[1] * sine, table[0] * sine + table[1] * cosine
-        table = np.concatenate((table, np.stack(turned)), axis=1)
-    return np.rint(table[:, :length] * 2.0**ANGLE)
+    places = np.arange(first, first + count)
+    cosine, sine = np.ones((count, pairs)), np.zeros((count, pairs))
+    for bit in range((first + count - 1).bit_length() if count else 0):
+        has, (turn_cosine, turn_sine) = (places >> bit & 1 == 1)[:, None], _turn(2**bit, pairs)
+        turned = cosine * turn_cosine - sine * turn_sine, cosine * turn_sine + sine * turn_cosine
+        cosine, sine = np.where(has, turned[0], cosine), np.where(has, turned[1], sine)
+    return np.rint(np.stack((cosine, sine)) * 2.0**ANGLE)
 
 
 @lru_cache(64)

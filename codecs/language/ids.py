@@ -11,6 +11,8 @@ from sigtok.codecs.layouts.vocabulary import Vocabulary
 from sigtok.codecs.shards import Meaning
 from sigtok.codecs.spec import Extent
 
+LARGEST = 2**24  # ids
+
 
 class Language:
     """The signals of one codec at one rate as sequences: a header, codes in the order of a layout, EOA.
@@ -30,6 +32,9 @@ class Language:
             raise ValueError(f"a language of pictures has their extent, and no other; got extent {extent}")
         if extent is not None:
             meaning.spec.check_extent(extent)
+        spec = meaning.spec
+        if (most := sum(spec.codebook_sizes) + spec.queries + len(spec.windows)) > LARGEST:
+            raise ValueError(f"a language has at most {LARGEST} ids, got {most}; take a codec of fewer codes")
         self.ids  # noqa: B018 - raises what the docstring says
 
     @cached_property

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import asdict
 from functools import cached_property
 from typing import NamedTuple
 from zlib import crc32
@@ -28,6 +29,7 @@ from .folder import LanguageModel, load_language
 TOGETHER = 128  # ids that are read at once
 PROBES = 64  # ids of the signal that tells priors and machines apart
 CODES_PER_BYTE = 512  # at most, since a code costs a bit's 64th or more
+MOST = 2**18  # codes of a piece: files are cut into half minutes, and one that says otherwise costs no hours
 
 
 class Steps(NamedTuple):
@@ -56,18 +58,19 @@ class TokenPrior:
         if self.language.meaning.spec.granular:
             name = self.language.meaning.spec.name
             raise ValueError(f"{name} has several granularities, whose files have a coding of their own, got a prior")
-        shape = model.network.shape
+        self._shape = shape = model.network.shape
         tensors = {name: value.detach().cpu().float().numpy() for name, value in model.network.state_dict().items()}
         self._network = ExactTransformer(tensors, shape.heads, shape.context)
         self._prompt = self.language.ids.prompt()[0].numpy()
 
     @cached_property
     def fingerprint(self) -> int:
-        """CRC-32 of what the ids mean and of the shares that the network gives in a fixed signal.
+        """CRC-32 of what the ids mean, the shape of the network, and the shares that it gives in a fixed signal.
 
         Another prior has another one, and so has a machine that does not calculate as IEEE 754 says.
         """
-        crc = crc32(json.dumps(self.language.to_dict(), sort_keys=True).encode())
+        about = {**self.language.to_dict(), "shape": asdict(self._shape)}
+        crc = crc32(json.dumps(about, sort_keys=True).encode())
         size, memory = self._network.size, self._network.memory(PROBES + 1)
         ids = np.concatenate(([self.language.begin], np.arange(PROBES) ** 2 * 7919 % size))
         for place in range(len(ids)):
@@ -78,7 +81,7 @@ class TokenPrior:
     def check(self, spec: CodecSpec, rate: Rate, stream_id: bytes) -> None:
         """Raise ValueError unless it is a prior of this codec at this rate."""
         mine = self.language.meaning
-        if stream_id.hex() != mine.stream_id:
+        if stream_id.hex() != mine.stream_id or spec != mine.spec:
             raise ValueError(
                 f"the prior is of tokens of {mine.spec.name} ({mine.stream_id}), got those of {spec.name} "
                 f"({stream_id.hex()}); train one on them"
@@ -104,13 +107,14 @@ class TokenPrior:
         Raises:
             ValueError: If the payload is too short for the grid, or not one that `encode` makes.
         """
-        extent = self._extent(grid)
-        steps = self._steps(extent)
-        if len(steps.places) > (most := CODES_PER_BYTE * (len(payload) + SLACK)):
+        meaning, extent = self.language.meaning, self._extent(grid)
+        count = sum(meaning.spec.token_counts(extent, meaning.rate))
+        if count > (most := CODES_PER_BYTE * (len(payload) + SLACK)):
             raise ValueError(
-                f"a payload of {len(payload)} bytes has {most} codes at most, got a grid {grid} of "
-                f"{len(steps.places)}; it is cut short or of another grid"
+                f"a payload of {len(payload)} bytes has {most} codes at most, got a grid {grid} of {count}; it is cut "
+                f"short or of another grid"
             )
+        steps = self._steps(extent)
         reader, ids, read = RangeReader(payload), steps.ids.copy(), 0
         memory, thought = self._memory(len(ids)), np.empty((0, 0))
         known = np.concatenate((self._prompt, ids))
@@ -173,7 +177,10 @@ class TokenPrior:
                 raise ValueError(f"a prior codes whole windows of {rate.queries} positions, got {positions}")
             return (positions // rate.queries * step,)
         if math.prod(grid) != spec.positions(extent, rate):
-            raise ValueError(f"the prior is of pictures of {extent}, got a grid of {grid}; encode such pictures")
+            raise ValueError(
+                f"the prior is of pictures of {extent}, {spec.positions(extent, rate)} positions, got one of "
+                f"{math.prod(grid)}; encode such pictures"
+            )
         return extent
 
     def _steps(self, extent: Extent) -> Steps:
@@ -181,6 +188,8 @@ class TokenPrior:
         language = self.language
         spec, rate = language.meaning.spec, language.meaning.rate
         counts = spec.token_counts(extent, rate)
+        if sum(counts) > MOST:
+            raise ValueError(f"a prior codes pieces of at most {MOST} codes, got one of {sum(counts)}; cut the signal")
         zeros = tuple(torch.zeros(1, count, dtype=torch.int64) for count in counts)
         ids = language.ids.layout.to_ids(Tokens(zeros, (extent,), rate, spec))[0].numpy()
         places = np.flatnonzero(ids < language.num_codes)

@@ -33,7 +33,7 @@ VERSION = 2
 GROUP = 64  # units of a row group: what is read to have one of them
 AT_ONCE = 1024  # files whose headers are read by threads before the next are named
 PART = "#"  # between the name of a sound and the second at which a part of it begins
-UNREACHED = "could not be reached when it was planned: "  # begins the reason of an item that no run may read
+UNREACHED = "could not be reached when it was planned, plan it into another output: "  # begins a reason that stays
 LEAST_REST = 0.5  # of a part: a shorter rest belongs to the part before it
 ROUNDING = 0.05  # seconds by which manifests may go beyond the end of a sound
 DOWNMIX = ("allow downmix=True", "allow their average with --downmix")  # what readers tell a program, and a person
@@ -121,7 +121,10 @@ class Plan:
 
         path = folder / NAME
         if not path.is_file():
-            raise ValueError(f"{folder}: there is no plan; make one with sigtok tokenize plan")
+            advice = (
+                "tokenize into another folder" if any(folder.glob("shard-*")) else "make one with sigtok tokenize plan"
+            )
+            raise ValueError(f"{folder}: there is no plan; {advice}")
         try:
             self.file = parquet.ParquetFile(path, page_checksum_verification=True)
             text = self.file.metadata.metadata[KEY]

@@ -26,6 +26,7 @@ from .unit import Made
 from .uris import is_url, plain
 from .workers import Workers, devices_of, here
 
+AGAIN = "and the next run tries again what could not be reached; other bad items after sigtok tokenize repair --bad"
 Runner = Callable[[Sequence[int]], Iterator[Made]]
 Told = Callable[[dict[str, Any], bool], None]
 Conditions = Sequence[tuple[str, str]]
@@ -134,8 +135,7 @@ def go_on(
             raise Failure(
                 DATA,
                 f"{bad} of {rows} items are bad, {most_bad:.3g} of them may be (--max-bad), such as "
-                f"{an_example(folder, units)}; what is done is kept, and the next run tries again what could not be "
-                f"reached",
+                f"{an_example(folder, units)}; what is done is kept, {AGAIN}",
             )
 
     for unit in units:

@@ -50,7 +50,7 @@ def stats(folder: Path) -> dict[str, Any]:
         "hours": seconds / 3600,
         "codes": codes_in_all,
         "bytes": size,
-        "bits_per_code": 8 * size / max(1, codes_in_all),
+        "bits_per_code": 8 * size / codes_in_all if codes_in_all else 0.0,
         "nominal_bits_per_code": nominal / max(1, codes_in_all),
         "duplicates": doubles,
         "codebooks": [

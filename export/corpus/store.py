@@ -97,13 +97,15 @@ def locked(folder: Path, number: int = 0, of: int = 1) -> Iterator[None]:
             reason = error.strerror or str(error)
             raise Failure(NO_OUTPUT, f"{folder}: cannot be written ({reason}); choose another output") from error
         if own is None:
-            if not _take(whole, fcntl.LOCK_EX):
+            if not _take(whole, fcntl.LOCK_EX) or not _is_there(whole, folder / LOCK):
                 raise _held(whole, folder)
             _sign(whole, of)
             for left in folder.glob(f"{TEMPORARY}*"):
                 left.unlink(missing_ok=True)
         else:
             _join(whole, folder, of)
+            if not _is_there(whole, folder / LOCK):
+                raise _held(whole, folder)
             if not _take(own, fcntl.LOCK_EX):
                 raise _held(own, folder)
             _sign(own, of)
@@ -130,6 +132,11 @@ def _join(file: IO[str], folder: Path, of: int) -> None:
         raise Failure(
             NO_OUTPUT, f"{folder}: its units are shared by {others} processes now, got a share of {of}; wait for them"
         )
+
+
+def _is_there(file: IO[str], path: Path) -> bool:
+    """Whether the locked file is the one at its place: another may have removed it before it was locked."""
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def _take(file: IO[str], kind: int) -> bool:

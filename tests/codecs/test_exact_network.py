@@ -90,6 +90,15 @@ def test_any_parts_are_the_whole_to_the_last_bit(parts, context, heads, depth, s
     assert np.array_equal(expected, np.rint(expected)) and np.isfinite(expected).all()
 
 
+@pytest.mark.parametrize("parts", [[1023, 1, 1, 975], [500] * 4, [1] * 40 + [1960]])
+def test_parts_of_a_long_signal_are_the_whole(parts):
+    network = exactly(network_of(Shape(dim=8, depth=1, heads=1, context=5)))
+    ids = np.random.default_rng(0).integers(0, SIZE, 2000)
+    memory = network.memory(2000)
+    found = [network.read(part, memory) for part in np.split(ids, np.cumsum(parts)[:-1])]
+    assert np.array_equal(np.concatenate(found), whole(network, ids))
+
+
 @pytest.mark.parametrize("context", [8, 100])
 @pytest.mark.parametrize("scale", [0.02, 0.3])
 @torch.no_grad()
@@ -154,9 +163,10 @@ def test_rotations_are_those_of_the_network(pairs):
     length = 3000
     angles = np.arange(length)[:, None] * 10_000.0 ** (-np.arange(pairs) / pairs)
     expected = np.stack((np.cos(angles), np.sin(angles))) * 2.0**exact.ANGLE
-    found = rotations(length, pairs)
+    found = rotations(0, length, pairs)
     assert found.shape == (2, length, pairs) and np.abs(found - expected).max() < 0.501
-    assert np.array_equal(rotations(700, pairs), found[:, :700])
+    for first, count in ((0, 700), (1, 1), (700, 1), (1023, 2), (1500, 1500), (5, 0)):
+        assert np.array_equal(rotations(first, count, pairs), found[:, first : first + count])
 
 
 GOLDEN = 3660991937

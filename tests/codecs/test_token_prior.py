@@ -165,6 +165,8 @@ def test_a_grid_that_the_payload_cannot_hold_is_refused_without_memory():
     prior = prior_of(*CASES["flatten"])
     with pytest.raises(ValueError, match="a payload of 3 bytes has 2560 codes at most, got a grid .* of 400000"):
         prior.decode(b"abc", (200_000,))
+    with pytest.raises(ValueError, match="pieces of at most 262144 codes, got one of 400000"):
+        prior.decode(bytes(1000), (200_000,))
     with pytest.raises(ValueError, match="whole windows of 2 positions, got 3"):
         prior.decode(b"abc", (3,))
 
@@ -215,6 +217,9 @@ def test_a_sound_through_files_chunks_parts_and_what_is_left(speech, monkeypatch
     damaged[data.index(b"CHNK", data.index(b"CHNK") + 9) + 40] ^= 1
     _, missing = decompress_rest(codec, bytes(damaged), prior=prior)
     assert len(missing) == 1 and missing[0][0] > 0
+    for end in (data.index(b"CHNK"), data.index(b"CHNK") + 20):
+        with pytest.raises(BitstreamError, match="none of its chunks is whole, nothing is left"):
+            decompress_rest(codec, data[:end], prior=prior)
     with pytest.raises(BitstreamError, match=f"fingerprint {prior.fingerprint:08x}, got none"):
         decompress(codec, data)
 
@@ -241,6 +246,22 @@ def test_other_tokens_are_refused(speech):
         tokens_to_bytes(tokens_of(picture, (16, 16)), ID, picture)
 
 
+def test_long_signals_take_no_more_memory_than_the_network_sees(speech):
+    _, _, model = speech
+    prior = TokenPrior(model)
+    memory = prior._network.memory(10**9)
+    for _ in range(50):
+        prior._network.read(np.zeros(100, np.int64), memory)
+    assert memory.count == 5000 and memory.kept.nbytes + memory.table.nbytes < 10**6
+
+
+def test_a_language_of_absurd_sizes_is_refused_at_once(speech):
+    _, _, model = speech
+    spec = replace(model.language.meaning.spec, queries=2**70)
+    with pytest.raises(ValueError, match="a language has at most 16777216 ids"):
+        Language(Meaning(spec, spec.resolve(), "0" * 32), "flatten")
+
+
 def test_a_prior_of_other_weights_or_meaning_is_another(speech):
     _, _, model = speech
     prior = TokenPrior(model)
@@ -250,6 +271,9 @@ def test_a_prior_of_other_weights_or_meaning_is_another(speech):
     network.load_state_dict(weights)
     changed = LanguageModel(model.language, network.eval())
     assert len({TokenPrior(changed).fingerprint, prior.fingerprint, prior_of(*CASES["flatten"]).fingerprint}) == 3
+    other = TokenTransformer(model.language.size, model.language.begin, replace(model.network.shape, context=2000))
+    other.load_state_dict(model.network.state_dict())  # sees more, where a signal is long
+    assert TokenPrior(LanguageModel(model.language, other.eval())).fingerprint != prior.fingerprint
     grouped = LanguageModel(Language(model.language.meaning, "grouped"), model.network)
     assert TokenPrior(grouped).fingerprint != prior.fingerprint == TokenPrior(model).fingerprint
 

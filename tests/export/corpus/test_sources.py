@@ -637,7 +637,7 @@ def test_a_link_that_leads_nowhere_is_a_bad_row(tmp_path):
     (tmp_path / "a.wav").symlink_to(tmp_path / "nowhere")
     (found,) = find(str(tmp_path), "audio")
     assert [item.reason for item in measured(found, SETTINGS)] == [
-        "could not be reached when it was planned: there is no such file"
+        "could not be reached when it was planned, plan it into another output: there is no such file"
     ]
 
 

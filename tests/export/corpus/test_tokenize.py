@@ -581,7 +581,10 @@ def test_what_could_not_be_reached_when_it_was_planned_stays_out(model, tmp_path
     before = tree(tmp_path / "out")
     run(tmp_path / "rows.csv", tmp_path / "out", model)
     rows = {row.id: row for row in rows_of(tmp_path / "out")}
-    assert rows["b.wav"].reason == "could not be reached when it was planned: there is no such file"
+    assert (
+        rows["b.wav"].reason
+        == "could not be reached when it was planned, plan it into another output: there is no such file"
+    )
     assert tree(tmp_path / "out") == before and manifest_of(tmp_path / "out")["unreached"] == 0
 
 
