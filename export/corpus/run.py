@@ -23,7 +23,7 @@ from .commits import commit, finish, holds_output, missing, record_of
 from .plan import NAME, Plan, Settings, make
 from .sources import find
 from .unit import Made
-from .uris import is_url, plain
+from .uris import absolute
 from .workers import Workers, devices_of, here
 
 AGAIN = "and the next run tries again what could not be reached; other bad items after sigtok tokenize repair --bad"
@@ -74,7 +74,7 @@ def planned(
         Failure: If there is another plan, shards without one, or too many items cannot be read.
         ValueError: If there is none to share, or it is damaged.
     """
-    whole = [source if is_url(plain(source)) or not source else os.path.abspath(plain(source)) for source in sources]
+    whole = [absolute(source) for source in sources]
     said = {"sources": whole, "where": [list(pair) for pair in where], "exclude": [list(pair) for pair in exclude]}
     if not (folder / NAME).is_file():
         if holds_output(folder):

@@ -34,6 +34,16 @@ def plain(uri: str) -> str:
     return FILE.sub("", uri)
 
 
+def absolute(uri: str) -> str:
+    """The same place from any folder: a path, and one that an archive of a chain has, from the root on."""
+    if not is_url(plain(uri)):
+        return os.path.abspath(plain(uri)) if uri else uri
+    *inside, outermost = uri.split("::")
+    if inside and "://" not in outermost:
+        outermost = os.path.abspath(outermost)
+    return "::".join((*inside, outermost))
+
+
 class _Parts(NamedTuple):
     """A path or URL in four; of a path the others are empty.
 

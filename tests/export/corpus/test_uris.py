@@ -2,7 +2,7 @@
 
 import pytest
 
-from sigtok.export.corpus.uris import beside, in_folder, joined, plain, suffix_of, way_to
+from sigtok.export.corpus.uris import absolute, beside, in_folder, joined, plain, suffix_of, way_to
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,22 @@ def test_a_file_is_below_its_folder_in_every_form(folder, file):
 )
 def test_an_archive_is_a_folder_of_what_is_in_it(folder, way):
     assert way_to(folder) == way
+
+
+@pytest.mark.parametrize(
+    "uri, place",
+    [
+        ("a/b", "{here}/a/b"),
+        ("../a/", "{above}/a"),
+        ("file:///tmp/../x", "/x"),
+        ("s3://bucket/a", "s3://bucket/a"),
+        ("zip://in/*.wav::a.zip", "zip://in/*.wav::{here}/a.zip"),
+        ("zip://in::/tmp/a.zip", "zip://in::/tmp/a.zip"),
+        ("zip://in::s3://bucket/a.zip", "zip://in::s3://bucket/a.zip"),
+        ("simplecache::file:///tmp/a", "simplecache::file:///tmp/a"),
+        ("", ""),
+    ],
+)
+def test_a_source_is_the_same_place_from_any_folder(uri, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute(uri) == place.format(here=tmp_path, above=tmp_path.parent)
