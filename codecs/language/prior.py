@@ -27,6 +27,7 @@ from sigtok.codecs.tokens import Tokens
 from .folder import LanguageModel, load_language
 
 TOGETHER = 128  # ids that are read at once
+SHARES = 2**16  # of several places that are computed at once
 PROBES = 64  # ids of the signal that tells priors and machines apart
 CODES_PER_BYTE = 512  # at most, since a code costs a bit's 64th or more
 MOST = 2**18  # codes of a piece: files are cut into half minutes, and one that says otherwise costs no hours
@@ -151,15 +152,20 @@ class TokenPrior:
         ids = language.ids.layout.to_ids(tokens)[0].numpy()
         said = ids[steps.places] - steps.firsts
         known, memory = np.concatenate((self._prompt, ids)), self._memory(len(ids))
-        found, before = [], len(self._prompt) - 1 + steps.places  # the ids behind which codes are predicted
+        before = len(self._prompt) - 1 + steps.places  # the ids behind which codes are predicted
+        found = np.empty((len(said), 3), np.int64)
         for start in range(0, len(known) - 1, TOGETHER):
             thought = self._network.read(known[start : start + TOGETHER], memory)
-            for place in np.flatnonzero((before >= start) & (before < start + TOGETHER)).tolist():
-                first, count = int(steps.firsts[place]), int(steps.counts[place])
-                shares = self._network.shares(thought[before[place] - start], first, count)
-                code = int(said[place])
-                found.append((int(shares[:code].sum()), int(shares[code]), int(shares.sum())))
-        return found
+            here = np.flatnonzero((before >= start) & (before < start + TOGETHER))
+            for first in np.unique(steps.firsts[here]).tolist():
+                places = here[steps.firsts[here] == first]
+                count = int(steps.counts[places[0]])
+                for some in np.split(places, range(rows := max(1, SHARES // count), len(places), rows)):
+                    sums = self._network.shares(thought[before[some] - start], first, count).cumsum(1)
+                    row, code = np.arange(len(some)), said[some]
+                    begin = np.where(code > 0, sums[row, code - 1], 0)
+                    found[some] = np.stack((begin, sums[row, code] - begin, sums[:, -1]), 1)
+        return list(map(tuple, found.tolist()))
 
     def _memory(self, ids: int) -> Memory:
         return self._network.memory(len(self._prompt) + ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,9 +65,9 @@ def wrongs_alone(folder: Path) -> Iterator[str]:
         except ValueError as error:
             yield str(error)
             continue
-        if twice := sorted(seen & set(shard.ids)) or len(shard.ids) - len(set(shard.ids)):
-            yield f"{part.path.name}: has rows of one name ({twice})"
-        seen |= set(shard.ids)
+        if twice := next((name for name, times in Counter(shard.ids).items() if times > 1 or name in seen), None):
+            yield f"{part.path.name}: {twice} is the name of two rows"
+        seen.update(shard.ids)
 
 
 def strangers(folder: Path, known: Collection[str]) -> list[Path]:

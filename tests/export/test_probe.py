@@ -14,7 +14,6 @@ from sigtok.codecs.media import write_audio
 from sigtok.codecs.pretrained import save
 from sigtok.codecs.spec import Rate
 from sigtok.codecs.tokens import Tokens
-from sigtok.export.cli import main
 from sigtok.export.probe import (
     code_shares,
     decoded,
@@ -230,18 +229,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def run(place, monkeypatch, capsys):
+def run(place, monkeypatch, run):
     monkeypatch.chdir(place)
-
-    def run(*line):
-        try:
-            code = main([str(part) for part in line])
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err.splitlines()
-
     return run
 
 

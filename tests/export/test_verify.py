@@ -57,19 +57,14 @@ def here(tmp_path, monkeypatch, models):
 
 
 @pytest.fixture
-def run(capfd):
+def run(run):
     """Run the command: its exit code, and the lines on stdout and stderr."""
 
-    def run(*line):
-        try:
-            code = main([str(part) for part in line])
-        except SystemExit as end:
-            code = end.code
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return code, out.splitlines(), err.splitlines()
+    def lines(*line):
+        code, out, err = run(*line)
+        return code, out.splitlines(), err
 
-    return run
+    return lines
 
 
 def flip(path, mark=b"CHNK", place=0, offset=34):

@@ -174,6 +174,17 @@ def test_merged_outputs_are_verified_by_their_manifest(output, corpus, model, tm
     assert main(["tokenize", "verify", str(merged)]) == 65
 
 
+def test_a_row_that_is_there_twice_is_found(output, tmp_path, capsys):
+    merged = tmp_path / "merged"
+    assert main(["tokenize", "merge", str(output), str(merged)]) == 3
+    said = json.loads((merged / "manifest.json").read_text())
+    shutil.copy(merged / "shard-000000.parquet", merged / "shard-000001.parquet")
+    said["units"].append(said["units"][0] | {"unit": 1, "shard": "shard-000001.parquet"})
+    (merged / "manifest.json").write_text(json.dumps(said))
+    assert main(["tokenize", "verify", str(merged)]) == 65
+    assert "shard-000001.parquet: 0.flac is the name of two rows" in capsys.readouterr().out
+
+
 def test_a_merge_that_ends_early_leaves_nothing(output, tmp_path, monkeypatch, capsys):
     done = []
 
