@@ -97,7 +97,7 @@ class TokenPrior:
             ValueError: If the codes are not those of such a piece.
         """
         writer = RangeWriter()
-        for start, share, whole in self._shares(codes, grid):
+        for start, share, whole in self._shares(codes, grid).tolist():
             writer.put(start, share, whole)
         writer.settle()
         return writer.payload()
@@ -141,10 +141,10 @@ class TokenPrior:
         """
         streams = tuple(stream[0].cpu().numpy() for stream in tokens.streams)
         grid = (tokens.spec.positions(tokens.extents[0], tokens.rate),)
-        return math.fsum(math.log2(whole / share) for _, share, whole in self._shares(streams, grid))
+        return math.fsum(math.log2(whole / share) for _, share, whole in self._shares(streams, grid).tolist())
 
-    def _shares(self, codes: tuple[np.ndarray, ...], grid: Extent) -> list[tuple[int, int, int]]:
-        """Of each code where its share starts, its size, and that of the whole."""
+    def _shares(self, codes: tuple[np.ndarray, ...], grid: Extent) -> NDArray[np.int64]:
+        """Of each code where its share starts, its size, and that of the whole ``[N, 3]``."""
         extent, language = self._extent(grid), self.language
         steps = self._steps(extent)
         streams = tuple(torch.from_numpy(np.asarray(book, np.int64))[None] for book in codes)
@@ -165,7 +165,7 @@ class TokenPrior:
                     row, code = np.arange(len(some)), said[some]
                     begin = np.where(code > 0, sums[row, code - 1], 0)
                     found[some] = np.stack((begin, sums[row, code] - begin, sums[:, -1]), 1)
-        return list(map(tuple, found.tolist()))
+        return found
 
     def _memory(self, ids: int) -> Memory:
         return self._network.memory(len(self._prompt) + ids)
